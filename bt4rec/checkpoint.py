@@ -1,0 +1,174 @@
+"""Checkpoints through Orbax: asynchronous, latest and best kept apart."""
+
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from bt4rec.errors import InputError
+
+_METRIC = 'select'
+
+
+class Checkpointer:
+  """The checkpoints of one workdir.
+
+  A checkpoint holds the state and a JSON object `meta`. The best one so far
+  (by the metric it was saved with, lower is better) is kept beside the
+  latest, since keeping the best alone would lose the work since.
+
+  Args:
+    workdir: The output directory; checkpoints lie in `checkpoints/`.
+    keep: Number of latest checkpoints to keep.
+  """
+
+  def __init__(self, workdir: str, keep: int = 1):
+    self._directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
+    policies = [
+      checkpoint_managers.LatestN(keep),
+      checkpoint_managers.BestN(
+        get_metric_fn=lambda metrics: metrics[_METRIC],
+        reverse=True,
+        n=1,
+        keep_checkpoints_without_metrics=False,
+      ),
+    ]
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      item_handlers={
+        'state': ocp.PyTreeCheckpointHandler(),
+        'meta': ocp.JsonCheckpointHandler(),
+      },
+      options=ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics[_METRIC],
+        best_mode='min',
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        enable_async_checkpointing=True,
+      ),
+    )
+
+  def save(
+    self, step: int, state: Any, meta: dict, metric: float | None = None
+  ) -> None:
+    """Starts to save; a step already saved is left as it is.
+
+    Args:
+      step: The step.
+      state: Tree of arrays that nobody changes or donates until saved.
+      meta: JSON object.
+      metric: What the best checkpoint is chosen by, lower is better.
+    """
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta)
+      ),
+      metrics=None if metric is None else {_METRIC: float(metric)},
+      force=True,
+    )
+
+  def restore_latest(self, like: Any) -> tuple[Any, dict] | None:
+    """Restores the latest checkpoint that can be read.
+
+    Args:
+      like: Tree of the arrays expected; placed on its devices, whatever
+        devices the checkpoint came from.
+
+    Returns:
+      State and meta, or None if there is no checkpoint.
+    """
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        return self._restore(step, like)
+      except (ValueError, OSError, KeyError) as error:
+        logging.warning(
+          'checkpoint %s/%d cannot be read (%s); falling back to the one '
+          'before.',
+          self._directory,
+          step,
+          str(error).split('\n')[0],
+        )
+    return None
+
+  def restore_best(self, like: Any) -> tuple[Any, dict]:
+    """Restores the best checkpoint, or the latest if none has a metric.
+
+    Raises:
+      InputError: If there is none.
+    """
+    return self._restore(self._best_or_latest(), like)
+
+  def _best_or_latest(self) -> int:
+    step = self._manager.best_step()
+    if step is None:
+      step = self._manager.latest_step()
+    if step is None:
+      raise InputError(
+        f'{self._directory} holds no checkpoint; run the training first.'
+      )
+    return step
+
+  def restore_best_params(self) -> tuple[dict, dict]:
+    """As `restore_best`, but only the parameters and without a template."""
+    step = self._best_or_latest()
+    tree = self._manager.item_metadata(step)['state'].tree['params']
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+      lambda array: jax.ShapeDtypeStruct(
+        array.shape, array.dtype, sharding=device
+      ),
+      tree,
+    )
+    state, meta = self._restore(step, {'params': like}, partial=True)
+    return state['params'], meta
+
+  def _restore(
+    self, step: int, like: Any, partial: bool = False
+  ) -> tuple[Any, dict]:
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+          item=abstract,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+          partial_restore=partial,
+        ),
+        meta=ocp.args.JsonRestore(),
+      ),
+    )
+    return restored['state'], restored['meta']
+
+  def wait(self) -> None:
+    """Blocks until what was saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and releases the threads."""
+    self._manager.close()
+
+
+def restore_params(workdir: str) -> tuple[dict, dict]:
+  """Restores the parameters of a workdir's best checkpoint on one device.
+
+  Nothing but the directory is needed: the tree comes from the checkpoint.
+
+  Returns:
+    The tree of parameters and the meta.
+
+  Raises:
+    InputError: If there is no checkpoint.
+  """
+  directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
+  if not os.path.isdir(directory):
+    raise InputError(f'{directory} does not exist; run the training first.')
+  checkpointer = Checkpointer(workdir)
+  try:
+    return checkpointer.restore_best_params()
+  finally:
+    checkpointer.close()

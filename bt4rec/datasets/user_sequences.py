@@ -1,0 +1,199 @@
+"""The TFDS builder: one record per user, events in order.
+
+TFDS' own MovieLens builder writes one record per rating, in the order of a
+hash, so the order of ratings with equal timestamps is lost; hence this one.
+Imported only where records are written or read: it needs TensorFlow.
+"""
+
+import collections
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
+
+from bt4rec.datasets import sequences
+from bt4rec.errors import InputError
+
+# A change of the record's layout or of the reading code's meaning raises it.
+_VERSION = '1.0.0'
+
+
+class SourceConfig(tfds.core.BuilderConfig):
+  """What a builder reads, with a hash that names exactly that in the cache.
+
+  Attributes:
+    read: Reads the source files of a folder into a dataset.
+    path: The folder, or '' to download the archive from `url`.
+    url: Address of the archive.
+  """
+
+  def __init__(
+    self,
+    *,
+    source: str,
+    path: str,
+    files: list[str],
+    url: str,
+    read: Callable[[str], sequences.SequenceDataset],
+    options: dict,
+  ):
+    digest = hashlib.sha256(repr((sorted(options.items()), url)).encode())
+    for file in files:
+      with open(file, 'rb') as f:
+        digest.update(hashlib.file_digest(f, 'sha256').digest())
+    name = f'{source}-{digest.hexdigest()[:16]}'
+    super().__init__(name=name, version=_VERSION)
+    self.read = read
+    self.path = path
+    self.url = url
+
+
+class UserSequences(tfds.core.GeneratorBasedBuilder):
+  """User sequences of one source, in the order of the user ids."""
+
+  # The sizes and SHA-256 of archives stand in checksums.tsv beside this file.
+  VERSION = tfds.core.Version(_VERSION)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {
+          'user_id': tfds.features.Text(),
+          'items': tfds.features.Tensor(shape=(None,), dtype=np.int32),
+          'timestamps': tfds.features.Tensor(shape=(None,), dtype=np.int64),
+        }
+      ),
+      # The catalogue travels with the records.
+      metadata=tfds.core.MetadataDict(),
+      # Records stay in the order they are generated in.
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    path = self.builder_config.path
+    if not path:
+      _check_reachable(self.builder_config.url)
+      path = _only_folder(
+        dl_manager.download_and_extract(self.builder_config.url)
+      )
+    dataset = self.builder_config.read(str(path))
+    catalogue = dataset.catalogue
+    self.info.metadata.update(
+      name=dataset.name,
+      user_ids_are_integers=bool(dataset.user_ids.dtype.kind == 'i'),
+      item_ids=catalogue.item_ids.tolist(),
+      titles=catalogue.titles.tolist(),
+      category_names=list(catalogue.category_names),
+      category_offsets=catalogue.category_offsets.tolist(),
+      category_values=catalogue.category_values.tolist(),
+    )
+    return {'train': self._generate_examples(dataset)}
+
+  def _generate_examples(
+    self, dataset: sequences.SequenceDataset
+  ) -> Iterator[tuple[int, dict]]:
+    for index, user_id in enumerate(dataset.user_ids.tolist()):
+      events = slice(dataset.offsets[index], dataset.offsets[index + 1])
+      yield (
+        index,
+        {
+          'user_id': str(user_id),
+          'items': dataset.items[events],
+          'timestamps': dataset.timestamps[events],
+        },
+      )
+
+
+def _only_folder(path) -> str:
+  """The folder inside an unpacked archive, or the archive's root."""
+  entries = [entry for entry in os.listdir(path) if not entry.startswith('.')]
+  if len(entries) == 1 and os.path.isdir(os.path.join(path, entries[0])):
+    return os.path.join(path, entries[0])
+  return str(path)
+
+
+def _check_reachable(url: str) -> None:
+  """Fails at once where TFDS would try for minutes."""
+  try:
+    request = urllib.request.Request(url, method='HEAD')
+    urllib.request.urlopen(request, timeout=10).close()
+  except (urllib.error.URLError, OSError) as error:
+    raise InputError(
+      f'cannot download {url} ({error}); fetch it on another machine, unpack '
+      f'it, and name the folder with --config.dataset.path.'
+    ) from error
+
+
+def load(config: SourceConfig, data_dir: str) -> sequences.SequenceDataset:
+  """Writes the records if they are not in the cache yet, and reads them.
+
+  Args:
+    config: The source.
+    data_dir: The TFDS cache; '' is TFDS' own default.
+
+  Returns:
+    The dataset, equal to what `config.read` returns.
+
+  Raises:
+    InputError: If the source cannot be read, or the archive's checksum is
+      not the recorded one.
+  """
+  builder = UserSequences(config=config, data_dir=data_dir or None)
+  try:
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(
+        force_checksums_validation=True
+      ),
+      file_format='tfrecord',
+    )
+  except tfds.download.checksums.NonMatchingChecksumError as error:
+    raise InputError(
+      f'{config.url}: the downloaded archive is not the recorded one '
+      f'({error}); remove it from {builder.data_dir} and try again.'
+    ) from error
+  logging.info('records: %s', builder.data_dir)
+  return _read_records(builder)
+
+
+def _read_records(builder: UserSequences) -> sequences.SequenceDataset:
+  columns = collections.defaultdict(list)
+  records = builder.as_dataset(
+    split='train',
+    read_config=tfds.ReadConfig(try_autocache=False),
+    shuffle_files=False,
+  )
+  for batch in records.ragged_batch(4096):
+    columns['user_ids'].append(batch['user_id'].numpy())
+    columns['lengths'].append(batch['items'].row_lengths().numpy())
+    columns['items'].append(batch['items'].flat_values.numpy())
+    columns['timestamps'].append(batch['timestamps'].flat_values.numpy())
+  arrays = {key: np.concatenate(value) for key, value in columns.items()}
+  metadata = builder.info.metadata
+  user_ids = arrays['user_ids'].astype(np.str_)
+  if metadata['user_ids_are_integers']:
+    user_ids = user_ids.astype(np.int64)
+  return sequences.SequenceDataset(
+    name=metadata['name'],
+    user_ids=user_ids,
+    offsets=np.concatenate([[0], np.cumsum(arrays['lengths'])]),
+    items=arrays['items'],
+    timestamps=arrays['timestamps'],
+    catalogue=sequences.Catalogue(
+      item_ids=np.array(metadata['item_ids']),
+      titles=np.array(metadata['titles'], dtype=np.str_),
+      category_names=tuple(metadata['category_names']),
+      category_offsets=np.array(metadata['category_offsets'], dtype=np.int64),
+      category_values=np.array(metadata['category_values'], dtype=np.int32),
+    ),
+  )
+
+
+# Input pipelines must leave the accelerators to JAX.
+tf.config.set_visible_devices([], 'GPU')

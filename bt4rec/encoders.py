@@ -1,0 +1,256 @@
+"""Flax modules: sequence encoders, projector and head."""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bt4rec.errors import InputError, choose
+
+_POOLINGS = ('mean', 'last', 'class_token')
+_EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
+
+
+class ItemTable(nn.Module):
+  """The embeddings of the vocabulary: padding, items, mask token."""
+
+  vocabulary_size: int
+  dim: int
+
+  def setup(self):
+    self.embedding = self.param(
+      'embedding', _EMBEDDING_INIT, (self.vocabulary_size, self.dim)
+    )
+
+  def __call__(self, items: jax.Array) -> jax.Array:
+    """[...] int32 -> [..., dim]."""
+    return self.embedding[items]
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention."""
+
+  num_heads: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    """`x` [batch, length, dim], `mask` broadcast to [batch, 1, query, key]."""
+    dim = x.shape[-1]
+    qkv = nn.DenseGeneral(
+      (3, self.num_heads, dim // self.num_heads), dtype=self.dtype, name='qkv'
+    )(x)  # [batch, length, 3, num_heads, head_dim]
+    query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    # The softmax inside is computed in float32.
+    mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+    return nn.DenseGeneral(dim, axis=(-2, -1), dtype=self.dtype, name='out')(
+      mixed
+    )
+
+
+class Block(nn.Module):
+  """Pre-LN transformer block, Xiong et al. (2020), arXiv 2002.04745."""
+
+  num_heads: int
+  mlp_ratio: int
+  dropout: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+    """[batch, length, dim] -> [batch, length, dim]."""
+    drop = functools.partial(
+      nn.Dropout(self.dropout, deterministic=not train).__call__
+    )
+    # Norms compute in float32 whatever the dtype of the matmuls.
+    y = nn.LayerNorm(name='attention_norm')(x)
+    x = x + drop(
+      Attention(self.num_heads, self.dtype, name='attention')(y, mask)
+    )
+    y = nn.LayerNorm(name='mlp_norm')(x)
+    y = nn.Dense(x.shape[-1] * self.mlp_ratio, dtype=self.dtype, name='up')(y)
+    y = nn.Dense(x.shape[-1], dtype=self.dtype, name='down')(nn.gelu(y))
+    return x + drop(y)
+
+
+class TransformerEncoder(nn.Module):
+  """Pre-LN transformer over a user's items, pooled to one vector.
+
+  Positions are counted back from the newest item, so they mean recency and do
+  not depend on the amount of padding.
+
+  Attributes:
+    vocabulary_size: Rows of the item table: padding 0, items, mask token.
+    max_length: Longest sequence.
+    dim: Width of the embeddings and of the output.
+    num_layers: Number of blocks.
+    num_heads: Number of attention heads, a divisor of `dim`.
+    mlp_ratio: Width of a block's MLP, in multiples of `dim`.
+    dropout: Dropout rate after the embedding and inside each block.
+    causal: Whether an item attends only to earlier ones.
+    pooling: 'mean' over the real items, 'last' item, or 'class_token'.
+    dtype: Type of the matrix products; everything else is float32.
+  """
+
+  vocabulary_size: int
+  max_length: int
+  dim: int
+  num_layers: int
+  num_heads: int
+  mlp_ratio: int = 4
+  dropout: float = 0.1
+  causal: bool = False
+  pooling: str = 'mean'
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self):
+    self.item_table = ItemTable(self.vocabulary_size, self.dim)
+    self.position_embedding = self.param(
+      'position_embedding', _EMBEDDING_INIT, (self.max_length, self.dim)
+    )
+    if self.pooling == 'class_token':
+      self.class_embedding = self.param(
+        'class_embedding', _EMBEDDING_INIT, (self.dim,)
+      )
+    self.drop = nn.Dropout(self.dropout)
+    self.blocks = [
+      Block(self.num_heads, self.mlp_ratio, self.dropout, self.dtype)
+      for _ in range(self.num_layers)
+    ]
+    self.final_norm = nn.LayerNorm()
+
+  def __call__(self, items: jax.Array, train: bool) -> jax.Array:
+    """Embeds users.
+
+    Args:
+      items: [batch, length] int32, real tokens first, then 0.
+      train: Whether dropout is on; needs the rng 'dropout'.
+
+    Returns:
+      [batch, dim] float32.
+    """
+    real = items > 0  # [batch, length]
+    length = real.sum(-1)
+    age = jnp.clip(
+      length[:, None] - 1 - jnp.arange(items.shape[1]), 0, self.max_length - 1
+    )
+    x = self.item_table(items) + self.position_embedding[age]
+    if self.pooling == 'class_token':
+      # Last, so that a causal encoder's token sees the whole sequence; after
+      # the padding, which no token attends to.
+      token = jnp.broadcast_to(self.class_embedding, (len(items), 1, self.dim))
+      x = jnp.concatenate([x, token], axis=1)
+      real = jnp.pad(real, ((0, 0), (0, 1)), constant_values=True)
+    x = self.drop(x, deterministic=not train)
+    mask = real[:, None, None, :]
+    if self.causal:
+      mask = (
+        mask & jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))[None, None]
+      )
+    for block in self.blocks:
+      x = block(x, mask, train)
+    x = self.final_norm(x).astype(jnp.float32)
+    if self.pooling == 'class_token':
+      return x[:, -1]
+    if self.pooling == 'last':
+      last = jnp.maximum(length - 1, 0)
+      return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+    weight = real[..., None].astype(jnp.float32)
+    return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+
+
+class BagOfItems(nn.Module):
+  """Mean of the items' embeddings: the published dual encoder's tower."""
+
+  vocabulary_size: int
+  dim: int
+
+  def setup(self):
+    self.item_table = ItemTable(self.vocabulary_size, self.dim)
+
+  def __call__(self, items: jax.Array, train: bool) -> jax.Array:
+    """[batch, length] int32 -> [batch, dim] float32."""
+    del train
+    weight = (items > 0)[..., None].astype(jnp.float32)
+    total = (self.item_table(items) * weight).sum(1)
+    return total / jnp.maximum(weight.sum(1), 1.0)
+
+
+class Projector(nn.Module):
+  """MLP with batch normalisation, used in pre-training only.
+
+  The three-layer projector of Zbontar et al. (2021), arXiv 2103.03230,
+  section 2.2, when `widths` has three entries.
+
+  Attributes:
+    widths: Output width of each layer.
+    axis_name: Mapped axis the batch is split over, None under `jit`.
+    dtype: Type of the matrix products.
+  """
+
+  widths: Sequence[int]
+  axis_name: str | None = None
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """[batch, dim] -> [batch, widths[-1]] float32."""
+    for number, width in enumerate(self.widths):
+      if number:
+        # Statistics of the global batch, in float32.
+        x = nn.BatchNorm(
+          use_running_average=not train,
+          axis_name=self.axis_name,
+          momentum=0.9,
+          name=f'norm_{number - 1}',
+        )(x.astype(jnp.float32))
+        x = nn.relu(x)
+      x = nn.Dense(
+        width, use_bias=False, dtype=self.dtype, name=f'dense_{number}'
+      )(x)
+    return x.astype(jnp.float32)
+
+
+class Head(nn.Module):
+  """Linear map of the user embedding to a task's outputs, zero at first."""
+
+  num_outputs: int
+
+  @nn.compact
+  def __call__(self, h: jax.Array) -> jax.Array:
+    """[batch, dim] -> [batch, num_outputs] float32."""
+    return nn.Dense(
+      self.num_outputs, kernel_init=nn.initializers.zeros, name='linear'
+    )(h)
+
+
+_ENCODERS = {'transformer': TransformerEncoder, 'bag_of_items': BagOfItems}
+
+
+def make_encoder(
+  name: str, *, vocabulary_size: int, max_length: int, dtype, **sizes
+) -> nn.Module:
+  """Returns the encoder of that name.
+
+  Args:
+    name: 'transformer' or 'bag_of_items'.
+    vocabulary_size: Rows of the item table.
+    max_length: Longest sequence.
+    dtype: Type of the matrix products.
+    **sizes: The other attributes; the bag of items takes `dim` alone.
+
+  Raises:
+    InputError: If the name, the pooling or the number of heads is not valid.
+  """
+  encoder = choose('encoder', name, _ENCODERS)
+  if encoder is BagOfItems:
+    return BagOfItems(vocabulary_size, sizes['dim'])
+  choose('encoder.pooling', sizes['pooling'], dict.fromkeys(_POOLINGS))
+  if sizes['dim'] % sizes['num_heads']:
+    raise InputError(
+      f'encoder.dim={sizes["dim"]} is not divisible by '
+      f'encoder.num_heads={sizes["num_heads"]}; choose a multiple.'
+    )
+  return TransformerEncoder(vocabulary_size, max_length, dtype=dtype, **sizes)

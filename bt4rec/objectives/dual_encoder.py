@@ -1,0 +1,143 @@
+"""The dual encoder: context against next item, in-batch softmax.
+
+As published it is `google-research/federated`'s `dual_encoder`: one item table
+shared by both towers, cosine similarity, the other items of the batch as
+negatives, no temperature. The tuned form adds a learned temperature, the
+sampling correction (logQ) and the masking of accidental hits.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_NEVER = -1e9
+
+
+def in_batch_softmax_loss(
+  context: jax.Array,
+  item: jax.Array,
+  target: jax.Array,
+  *,
+  temperature: jax.Array | float = 1.0,
+  log_q: jax.Array | None = None,
+  mask_accidental_hits: bool = False,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Softmax cross-entropy of each context's item against the batch's items.
+
+  With `log_q` the logits are corrected for the probability with which an item
+  stands in the batch, eq. (3) of Yi et al. (2019), Sampling-Bias-Corrected
+  Neural Modeling for Large Corpus Item Recommendations,
+  https://doi.org/10.1145/3298689.3346996.
+
+  Args:
+    context: [batch, dim] float, unit vectors of the contexts.
+    item: [batch, dim] float, unit vectors of their next items.
+    target: [batch] int32, the tokens of these items.
+    temperature: Divides the cosines.
+    log_q: [batch] float, log probability of each target in a batch, or None.
+    mask_accidental_hits: Whether another row's identical item is no negative.
+    axis_name: Mapped axis the batch is split over inside `jax.pmap`.
+
+  Returns:
+    The scalar loss over the global batch, and the scalar `accuracy`.
+  """
+  first = 0
+  everything = (item, target, log_q)
+  if axis_name:
+    first = lax.axis_index(axis_name) * len(target)
+    everything = jax.tree.map(
+      lambda x: lax.all_gather(x, axis_name, tiled=True), everything
+    )
+  items, targets, log_qs = everything
+  own = first + jnp.arange(len(target))
+  logits = context.astype(jnp.float32) @ items.astype(jnp.float32).T
+  logits = logits / temperature  # [batch, global batch]
+  if log_qs is not None:
+    logits = logits - log_qs
+  if mask_accidental_hits:
+    same = target[:, None] == targets[None, :]
+    is_own = own[:, None] == jnp.arange(len(targets))
+    logits = jnp.where(same & ~is_own, _NEVER, logits)
+  log_probability = jax.nn.log_softmax(logits)
+  loss = -jnp.take_along_axis(log_probability, own[:, None], axis=1).mean()
+  accuracy = (logits.argmax(1) == own).mean()
+  if axis_name:
+    loss, accuracy = lax.pmean((loss, accuracy), axis_name)
+  return loss, {'accuracy': accuracy}
+
+
+def split_context(
+  rng: jax.Array, items: jax.Array, index: jax.Array, min_context: float
+) -> tuple[jax.Array, jax.Array]:
+  """Cuts each window into a context and the item that follows it.
+
+  Args:
+    rng: Key of the step.
+    items: [batch, length] int32, windows of two items and more.
+    index: [batch] int32, number of each row in the global batch.
+    min_context: Smallest context, as a share of the longest possible one; 1
+      always predicts the window's last item.
+
+  Returns:
+    [batch, length] int32 contexts, and [batch] int32 next items.
+  """
+  keys = jax.vmap(lambda number: jax.random.fold_in(rng, number))(index)
+  longest = (items > 0).sum(-1) - 1
+  shortest = jnp.maximum(jnp.ceil(min_context * longest).astype(jnp.int32), 1)
+  cut = jax.vmap(lambda key, low, high: jax.random.randint(key, (), low, high))(
+    keys, shortest, longest + 1
+  )
+  target = jnp.take_along_axis(items, cut[:, None], axis=1)[:, 0]
+  return jnp.where(jnp.arange(items.shape[1]) < cut[:, None], items, 0), target
+
+
+class DualEncoder(nn.Module):
+  """A window's context against the item that follows it.
+
+  Attributes:
+    learned_temperature: Whether the temperature is learned, from 0.1; without
+      it the cosines are the logits, as published.
+    log_q_correction: Whether the logits are corrected for popularity.
+    mask_accidental_hits: Whether an identical item is no negative.
+    min_context: See `split_context`.
+    axis_name: Mapped axis the batch is split over, None under `jit`.
+  """
+
+  learned_temperature: bool
+  log_q_correction: bool
+  mask_accidental_hits: bool
+  min_context: float
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, encoder: nn.Module, batch: dict, rng: jax.Array, train: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`batch` has `items`, `index`, and `log_q` [vocabulary_size]."""
+    context, target = split_context(
+      rng, batch['items'], batch['index'], self.min_context
+    )
+    temperature = 1.0
+    if self.learned_temperature:
+      temperature = jnp.exp(
+        self.param(
+          'log_temperature', nn.initializers.constant(jnp.log(0.1)), ()
+        )
+      )
+    loss, metrics = in_batch_softmax_loss(
+      _unit(encoder(context, train)),
+      _unit(encoder.item_table(target)),
+      target,
+      temperature=temperature,
+      log_q=batch['log_q'][target] if self.log_q_correction else None,
+      mask_accidental_hits=self.mask_accidental_hits,
+      axis_name=self.axis_name,
+    )
+    return loss, {**metrics, 'temperature': jnp.asarray(temperature)}
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  x = x.astype(jnp.float32)
+  return x * lax.rsqrt((x**2).sum(-1, keepdims=True) + 1e-12)

@@ -1,0 +1,69 @@
+"""From config to learning-rate schedule and optax transformation."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from bt4rec.errors import InputError
+
+
+def make_schedule(
+  config: ConfigDict, total_steps: int
+) -> Callable[[int], float]:
+  """Linear warm-up from 0, then cosine decay to 0 at `total_steps`.
+
+  Raises:
+    InputError: If the warm-up does not end before the training.
+  """
+  if not 0 <= config.warmup_steps < total_steps:
+    raise InputError(
+      f'optimizer.warmup_steps={config.warmup_steps} must be at least 0 and '
+      f'less than total_steps={total_steps}.'
+    )
+  return optax.warmup_cosine_decay_schedule(
+    init_value=0.0,
+    peak_value=config.learning_rate,
+    warmup_steps=config.warmup_steps,
+    decay_steps=total_steps,
+  )
+
+
+def decay_mask(params, exclude: tuple[str, ...]):
+  """Marks the parameters that weight decay applies to.
+
+  Args:
+    params: Tree of parameters.
+    exclude: Parameters whose path holds one of these words are left out.
+
+  Returns:
+    The same tree with booleans.
+  """
+
+  def decays(path, _):
+    name = jax.tree_util.keystr(path)
+    return not any(word in name for word in exclude)
+
+  return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def make_optimizer(
+  config: ConfigDict, schedule: Callable[[int], float]
+) -> optax.GradientTransformation:
+  """AdamW with clipping by global norm.
+
+  Args:
+    config: The group `optimizer` of the config.
+    schedule: Step -> learning rate.
+  """
+  adamw = optax.adamw(
+    schedule,
+    b1=config.b1,
+    b2=config.b2,
+    weight_decay=config.weight_decay,
+    mask=lambda params: decay_mask(params, tuple(config.decay_exclude)),
+  )
+  if not config.clip_norm:
+    return adamw
+  return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

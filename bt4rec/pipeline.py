@@ -1,0 +1,286 @@
+"""From prepared arrays to device batches: order, windows, and two feeds.
+
+A *plan* is a pure function of the step: it gives, for the whole global batch,
+which example stands in each row and where its window starts. Resuming at a
+step is therefore calling the plan at that step; there is no iterator state to
+save. Both feeds carry out the same plan and give the same batches to the bit:
+
+* `tf.data` gathers the windows on the host, behind a prefetch;
+* `device` keeps the flat event array on the device and gathers inside the
+  compiled step. It needs no TensorFlow.
+
+Windows are gathered for a whole batch at once; a map per user is 17 times
+slower.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bt4rec.errors import InputError, choose
+
+# Rows of the global batch, as arrays with the batch as leading axis.
+Rows = dict[str, np.ndarray]
+Plan = Callable[[int], Rows]
+
+
+class EpochOrder:
+  """Endless stream of shuffled epochs, cut into batches.
+
+  Epochs are concatenated: every example comes once before any comes again,
+  and a batch may hold the end of one epoch and the start of the next.
+  """
+
+  def __init__(self, num_examples: int, batch_size: int, seed: int):
+    """Args: number of examples, global batch size, seed of the shuffles."""
+    if not num_examples:
+      raise InputError('there is no example to train on.')
+    self._num_examples = num_examples
+    self._batch_size = batch_size
+    self._seed = seed
+    # A batch touches few epochs, and the next batch mostly the same ones.
+    self._permutation = functools.lru_cache(maxsize=2)(self._permute)
+
+  def __call__(self, step: int) -> np.ndarray:
+    """[batch] int64, the examples of the batch of `step`."""
+    position = step * self._batch_size + np.arange(self._batch_size)
+    epoch, within = np.divmod(position, self._num_examples)
+    chosen = np.empty(self._batch_size, np.int64)
+    for number in range(epoch[0], epoch[-1] + 1):
+      rows = epoch == number
+      chosen[rows] = self._permutation(number)[within[rows]]
+    return chosen
+
+  def _permute(self, epoch: int) -> np.ndarray:
+    return _generator(self._seed, 'order', epoch).permutation(
+      self._num_examples
+    )
+
+
+def _generator(seed: int, purpose: str, counter: int) -> np.random.Generator:
+  """Counter-based generator: any (seed, purpose, counter) at equal cost."""
+  key = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(
+    2, np.uint64
+  )
+  # The counter's high words; Philox advances the low ones.
+  return np.random.Generator(
+    np.random.Philox(key=key, counter=[0, 0, 0, counter])
+  )
+
+
+class PretrainPlan:
+  """A random window of the visible events of each user.
+
+  Args:
+    offsets: [num_users + 1] int64, where each user's events start.
+    visible: [num_users] int64, how many first events of each user may be
+      seen; users with fewer than two are left out.
+    max_length: Events of a window at most.
+    batch_size: Global batch size.
+    seed: Seed of order and windows.
+  """
+
+  def __init__(
+    self,
+    offsets: np.ndarray,
+    visible: np.ndarray,
+    *,
+    max_length: int,
+    batch_size: int,
+    seed: int,
+  ):
+    self.users = np.flatnonzero(visible >= 2)
+    if len(self.users) == 0:
+      raise InputError(
+        'no user has two events that pre-training may see; use more data, or '
+        'another pretrain_scope.'
+      )
+    self._offsets = offsets
+    self._visible = visible
+    self._max_length = max_length
+    self._seed = seed
+    self._order = EpochOrder(len(self.users), batch_size, seed)
+
+  def __call__(self, step: int) -> Rows:
+    """`start`, `length` of the windows and `index`, the row in the batch."""
+    users = self.users[self._order(step)]
+    visible = self._visible[users]
+    length = np.minimum(visible, self._max_length)
+    uniform = _generator(self._seed, 'window', step).random(len(users))
+    start = np.floor(uniform * (visible - length + 1)).astype(np.int64)
+    return {
+      'start': self._offsets[users] + start,
+      'length': length.astype(np.int32),
+      'index': np.arange(len(users), dtype=np.int32),
+    }
+
+
+class ExamplePlan:
+  """Shuffled epochs over a fixed table of examples.
+
+  Args:
+    examples: Arrays with the example as leading axis, such as `start`,
+      `length` and `label`.
+    batch_size: Global batch size.
+    seed: Seed of the order.
+  """
+
+  def __init__(self, examples: Rows, *, batch_size: int, seed: int):
+    self._examples = examples
+    num_examples = len(next(iter(examples.values())))
+    self._order = EpochOrder(num_examples, batch_size, seed)
+
+  def __call__(self, step: int) -> Rows:
+    """The chosen rows of every array."""
+    chosen = self._order(step)
+    return {key: array[chosen] for key, array in self._examples.items()}
+
+
+def gather_windows(
+  items: jax.Array, start: jax.Array, length: jax.Array, max_length: int
+) -> jax.Array:
+  """Cuts windows out of the flat event array, padding on the right.
+
+  Args:
+    items: [num_events] int32.
+    start: [batch] int, first event of each window.
+    length: [batch] int, events of each window, at most `max_length`.
+    max_length: Length of the rows returned.
+
+  Returns:
+    [batch, max_length] int32, 0 after each window's end.
+  """
+  position = jnp.arange(max_length)
+  # Reading past the last event is clipped, then masked.
+  window = items.at[start[:, None] + position].get(mode='clip')
+  return jnp.where(position < length[:, None], window, 0)
+
+
+def materialize(
+  batch: dict[str, jax.Array], max_length: int
+) -> dict[str, jax.Array]:
+  """Gives a batch its windows, whichever feed it came through.
+
+  Args:
+    batch: Either has `items` [batch, length], or `start` and `length` with
+      the flat `events` they point into.
+    max_length: Length of the rows.
+
+  Returns:
+    The batch with `items` [batch, max_length] int32.
+  """
+  if 'items' in batch:
+    return batch
+  items = gather_windows(
+    batch['events'], batch['start'], batch['length'], max_length
+  )
+  return {**batch, 'items': items}
+
+
+def process_slice(
+  batch_size: int, process_index: int, process_count: int
+) -> slice:
+  """The rows of the global batch that one process feeds."""
+  if batch_size % process_count:
+    raise InputError(
+      f'batch_size={batch_size} is not divisible by the {process_count} '
+      f'processes; choose a multiple.'
+    )
+  share = batch_size // process_count
+  return slice(process_index * share, (process_index + 1) * share)
+
+
+def _device_feed(
+  plan: Plan, items: np.ndarray, max_length: int, first_step: int, rows: slice
+) -> Iterator[Rows]:
+  """Yields `start` and `length`; `materialize` gathers on the device."""
+  del items, max_length  # On the device already; the step knows its length.
+  step = first_step
+  while True:
+    batch = {key: array[rows] for key, array in plan(step).items()}
+    if 'start' in batch:
+      batch['start'] = batch['start'].astype(np.int32)
+    yield batch
+    step += 1
+
+
+def _tf_data_feed(
+  plan: Plan, items: np.ndarray, max_length: int, first_step: int, rows: slice
+) -> Iterator[Rows]:
+  """Yields `items`, gathered by tf.data on the host."""
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], 'GPU')
+  keys, example = zip(*sorted(plan(first_step).items()), strict=True)
+  flat = tf.constant(items)
+  position = tf.range(max_length, dtype=tf.int64)
+
+  def plan_batch(step):
+    return [plan(int(step))[key][rows] for key in keys]
+
+  def make_batch(step):
+    columns = tf.numpy_function(plan_batch, [step], [a.dtype for a in example])
+    batch = dict(zip(keys, columns, strict=True))
+    start, length = batch.pop('start'), batch.pop('length')
+    index = tf.minimum(start[:, None] + position, len(items) - 1)
+    real = position < tf.cast(length, tf.int64)[:, None]
+    return {**batch, 'items': tf.where(real, tf.gather(flat, index), 0)}
+
+  dataset = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
+  dataset = dataset.map(make_batch, num_parallel_calls=1)
+  yield from dataset.prefetch(4).as_numpy_iterator()
+
+
+# Feed -> how batches reach the step.
+_FEEDS = {'tf.data': _tf_data_feed, 'device': _device_feed}
+
+
+def feed(
+  name: str,
+  plan: Plan,
+  items: np.ndarray,
+  *,
+  max_length: int,
+  first_step: int = 0,
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Rows]:
+  """Yields this process's rows of the batches from `first_step` on.
+
+  Args:
+    name: 'tf.data' or 'device'.
+    plan: Gives `start` and `length` for the whole global batch.
+    items: [num_events] int32, the flat events.
+    max_length: Length of the windows.
+    first_step: Step of the first batch.
+    batch_size: Global batch size.
+    process_index: Number of this process.
+    process_count: Number of processes.
+
+  Yields:
+    Arrays with leading axis `batch_size / process_count`.
+  """
+  rows = process_slice(batch_size, process_index, process_count)
+  return choose('feed', name, _FEEDS)(plan, items, max_length, first_step, rows)
+
+
+def padded_blocks(
+  num_rows: int, block: int
+) -> Iterator[tuple[np.ndarray, int]]:
+  """Cuts `range(num_rows)` into blocks of one shape, dropping nobody.
+
+  Args:
+    num_rows: Number of rows.
+    block: Rows of a block.
+
+  Yields:
+    [block] int64 row numbers, and how many of them are real; the others
+    repeat the last row and must weigh nothing.
+  """
+  for first in range(0, num_rows, block):
+    rows = np.minimum(np.arange(first, first + block), num_rows - 1)
+    yield rows, min(block, num_rows - first)

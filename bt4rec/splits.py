@@ -1,0 +1,164 @@
+"""Who sees which event: scopes, held-out positions, users and label subsets.
+
+Everything here is arithmetic on the lengths of the histories and on seeded
+hashes of the original ids, so it does not depend on the order in which users
+were read, and it never looks at an item, except to fingerprint the split.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+
+from bt4rec.datasets.sequences import SequenceDataset
+from bt4rec.errors import choose
+
+# A history shorter than this has no favourite category to hold out.
+MIN_EVENTS_FOR_FAVORITE = 10
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.1
+
+
+def favorite_cut(lengths: np.ndarray) -> np.ndarray:
+  """First held-out position of `favorite_category`, `n - h`.
+
+  The last `h = max(5, ceil(n / 5))` events are held out.
+
+  Args:
+    lengths: [num_users] int, events of each user.
+
+  Returns:
+    [num_users] int64; meaningful for users with 10 events and more.
+  """
+  lengths = np.asarray(lengths, np.int64)
+  return lengths - np.maximum(5, -(-lengths // 5))
+
+
+def last_two_cut(lengths: np.ndarray) -> np.ndarray:
+  """First held-out position of `next_item` and `next_category`, `n - 2`."""
+  return np.maximum(np.asarray(lengths, np.int64) - 2, 0)
+
+
+def _shared_scope(lengths: np.ndarray) -> np.ndarray:
+  return np.where(
+    np.asarray(lengths) >= MIN_EVENTS_FOR_FAVORITE,
+    favorite_cut(lengths),
+    last_two_cut(lengths),
+  )
+
+
+# Scope -> how many first events of each user pre-training may see. `shared`
+# hides the held-out events of every task, so that one checkpoint serves all;
+# `leave_two_out` is for comparison with published next-item figures.
+_SCOPES = {'shared': _shared_scope, 'leave_two_out': last_two_cut}
+
+
+def visible_lengths(scope: str, lengths: np.ndarray) -> np.ndarray:
+  """Returns how many first events of each user pre-training sees.
+
+  Args:
+    scope: 'shared' or 'leave_two_out'.
+    lengths: [num_users] int, events of each user.
+
+  Returns:
+    [num_users] int64.
+  """
+  return choose('pretrain_scope', scope, _SCOPES)(lengths)
+
+
+def fingerprint(dataset: SequenceDataset) -> str:
+  """Hash of user, position and item of every held-out event of every task.
+
+  Original ids go in, so that the same log gives the same fingerprint whatever
+  file it came from.
+
+  Returns:
+    16 hexadecimal digits.
+  """
+  lengths = dataset.lengths
+  held_out = lengths - visible_lengths('shared', lengths)
+  user = np.repeat(np.arange(dataset.num_users), held_out)
+  # Position of each held-out event within its user's history.
+  within = np.arange(len(user)) - np.repeat(
+    np.cumsum(held_out) - held_out, held_out
+  )
+  position = (lengths - held_out)[user] + within
+  item = dataset.items[dataset.offsets[user] + position] - 1
+  digest = hashlib.sha256()
+  for ids in (dataset.user_ids[user], dataset.catalogue.item_ids[item]):
+    digest.update('\n'.join(map(str, ids.tolist())).encode())
+    digest.update(b'\0')
+  digest.update(position.astype('<i8').tobytes())
+  return digest.hexdigest()[:16]
+
+
+def user_hash(user_ids: np.ndarray, salt: str) -> np.ndarray:
+  """Seeded hash of the original user ids.
+
+  Args:
+    user_ids: [num_users] int or str.
+    salt: What the hash is for, with its seed.
+
+  Returns:
+    [num_users] float64, uniform in [0, 1).
+  """
+  salt_bytes = f'{salt}:'.encode()
+  words = b''.join(
+    hashlib.blake2b(salt_bytes + str(user).encode(), digest_size=8).digest()
+    for user in user_ids.tolist()
+  )
+  # 53 bits fit a float64 exactly.
+  return (np.frombuffer(words, '<u8') >> np.uint64(11)) / float(1 << 53)
+
+
+def user_splits(user_ids: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+  """Splits the users 80/10/10 for the user-level tasks.
+
+  Returns:
+    'train', 'validation' and 'test' -> [num_users] bool.
+  """
+  position = user_hash(user_ids, f'user split {seed}')
+  test = position < TEST_SHARE
+  validation = ~test & (position < TEST_SHARE + VALIDATION_SHARE)
+  return {
+    'train': ~test & ~validation,
+    'validation': validation,
+    'test': test,
+  }
+
+
+def label_subset(
+  user_ids: np.ndarray,
+  fraction: float,
+  seed: int,
+  classes: np.ndarray | None = None,
+) -> np.ndarray:
+  """Draws the users whose labels may be used.
+
+  The subsets of one seed are nested: a larger fraction contains a smaller
+  one. With `classes` each class keeps its share as far as whole users allow.
+
+  Args:
+    user_ids: [num_users] int or str, the users with labels.
+    fraction: Share of them to keep, in (0, 1].
+    seed: Seed of the draw.
+    classes: [num_users] int, or None.
+
+  Returns:
+    [num_users] bool with `ceil(fraction * num_users)` users set.
+  """
+  priority = user_hash(user_ids, f'labels {seed}')
+  if classes is not None:
+    # Within each class, the k-th user of m takes the quantile (k + u) / m; a
+    # threshold on the quantiles then cuts every class at the same share.
+    order = np.lexsort((priority, classes))
+    counts = np.bincount(classes)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    rank = np.arange(len(classes)) - first
+    quantile = np.empty(len(classes))
+    quantile[order] = (rank + priority[order]) / counts[classes[order]]
+    priority = quantile
+  chosen = np.zeros(len(user_ids), bool)
+  count = math.ceil(fraction * len(user_ids) - 1e-9)
+  chosen[np.argsort(priority, kind='stable')[:count]] = True
+  return chosen

@@ -1,0 +1,264 @@
+"""The one training loop; what it trains is handed to it as a `Job`."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from bt4rec import pipeline, train_step, writer
+from bt4rec.checkpoint import Checkpointer
+from bt4rec.errors import InputError, NonFiniteLossError
+from bt4rec.train_state import TrainState
+
+# The key under which `Job.evaluate` returns what the best step is chosen by.
+SELECT = 'validation_loss'
+_PREEMPTED = 128 + signal.SIGTERM
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What the loop trains.
+
+  Attributes:
+    name: Shown with the progress.
+    state: The state at step 0.
+    step: The compiled step.
+    feed: First step -> this process's batches from there on.
+    tables: Arrays every batch gets besides its own, replicated.
+    total_steps: Number of updates.
+    batch_size: Global batch size.
+    log_every_steps: Period of the log.
+    eval_every_steps: Period of `evaluate` and of checkpoints.
+    checkpoint_every_steps: Period of further checkpoints; 0 is none.
+    keep_checkpoints: Latest checkpoints kept, besides the best.
+    patience: Evaluations without improvement after which training stops; 0
+      never stops early.
+    meta: JSON object stored in every checkpoint.
+    evaluate: State -> numbers, among them `validation_loss` if there is
+      validation data.
+    health: State -> numbers and the verdict, or None.
+    health_every_steps: Period of `health`.
+    tensorboard: Whether to write TensorBoard events.
+  """
+
+  name: str
+  state: TrainState
+  step: train_step.CompiledStep
+  feed: Callable[[int], Iterator[pipeline.Rows]]
+  tables: dict[str, Any]
+  total_steps: int
+  batch_size: int
+  log_every_steps: int
+  eval_every_steps: int
+  checkpoint_every_steps: int
+  keep_checkpoints: int
+  patience: int
+  meta: dict
+  evaluate: Callable[[TrainState], dict[str, float]]
+  health: Callable[[TrainState], dict] | None = None
+  health_every_steps: int = 0
+  tensorboard: bool = True
+
+
+@dataclasses.dataclass
+class _Selection:
+  """Early stopping; travels in the checkpoint so that it resumes exactly."""
+
+  best: float = math.inf
+  best_step: int = 0
+  evaluations_since_best: int = 0
+  stopped: bool = False
+
+  def update(self, value: float, step: int, patience: int) -> None:
+    if value < self.best:
+      self.best, self.best_step = value, step
+      self.evaluations_since_best = 0
+      return
+    self.evaluations_since_best += 1
+    if patience and self.evaluations_since_best >= patience:
+      self.stopped = True
+
+
+def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
+  """Trains to the end, from the latest checkpoint if there is one.
+
+  Initialisation, in order: the latest checkpoint of this workdir that can be
+  read; else `job.state`.
+
+  Args:
+    job: What to train.
+    workdir: Gets `metrics.jsonl`, `checkpoints/` and TensorBoard events.
+
+  Returns:
+    The best state by validation (the last one without validation data) and
+    the meta it was stored with.
+
+  Raises:
+    NonFiniteLossError: At the first loss that is not finite.
+    SystemExit: After SIGTERM, with status 143, when the state is saved.
+  """
+  checkpointer = Checkpointer(workdir, job.keep_checkpoints)
+  with contextlib.closing(checkpointer), _stop_signal() as stop:
+    restored = checkpointer.restore_latest(job.state)
+    state, selection = job.state, _Selection()
+    if restored is not None:
+      state, meta = restored
+      selection = _Selection(**meta['selection'])
+      logging.info('%s: resumed at step %d', job.name, int(state.step))
+    run = _Run(job, workdir, checkpointer, state, selection)
+    with contextlib.closing(run):
+      run.train(stop)
+    return checkpointer.restore_best(job.state)
+
+
+class _Run:
+  """One pass of the loop from a restored state on."""
+
+  def __init__(
+    self,
+    job: Job,
+    workdir: str,
+    checkpointer: Checkpointer,
+    state: TrainState,
+    selection: _Selection,
+  ):
+    self._job = job
+    self._workdir = workdir
+    self._checkpointer = checkpointer
+    self._selection = selection
+    self._step = int(state.step)
+    self._state = job.step.replicate(state)
+    self._tables = job.step.replicate(job.tables)
+    self._writer = writer.MetricsWriter(workdir, self._step, job.tensorboard)
+    self._progress = writer.Progress(
+      job.name, job.total_steps, self._step, job.batch_size
+    )
+    self._pending: list[jax.Array] = []
+    self._metrics: dict[str, jax.Array] = {}
+
+  def train(self, stop: threading.Event) -> None:
+    job = self._job
+    batches = job.feed(self._step)
+    if self._step == 0:
+      self._evaluate_and_save()
+    while self._step < job.total_steps and not self._selection.stopped:
+      batch = {**job.step.place_batch(next(batches)), **self._tables}
+      self._state, self._metrics = job.step(self._state, batch)
+      # Losses stay on the device until the next log: no sync per step.
+      self._pending.append(self._metrics['loss'])
+      self._step += 1
+      last = self._step == job.total_steps
+      if last or self._step % job.log_every_steps == 0:
+        self._log()
+      if last or self._step % job.eval_every_steps == 0:
+        self._evaluate_and_save()
+      elif self._is_due(job.checkpoint_every_steps):
+        self._save()
+      if stop.is_set():
+        self._save()
+        self._checkpointer.wait()
+        logging.warning(
+          '%s: stopped by SIGTERM at step %d; the state is saved, the same '
+          'command continues.',
+          job.name,
+          self._step,
+        )
+        raise SystemExit(_PREEMPTED)
+    if job.step.num_traces > 1:
+      raise AssertionError(
+        f'the step was traced {job.step.num_traces} times: a shape changed.'
+      )
+    self._checkpointer.wait()
+
+  def close(self) -> None:
+    self._writer.close()
+
+  def _is_due(self, period: int) -> bool:
+    return bool(period) and self._step % period == 0
+
+  def _check_finite(self) -> None:
+    # Under pmap each loss comes once per device, all equal.
+    losses = [np.ravel(loss)[0] for loss in jax.device_get(self._pending)]
+    self._pending = []
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+      step = self._step - len(losses) + int(bad[0]) + 1
+      raise NonFiniteLossError(
+        f'{self._job.name}: the loss of step {step} is {losses[bad[0]]}; '
+        f'lower optimizer.learning_rate or optimizer.clip_norm. The '
+        f'checkpoints before it are in {self._workdir}.'
+      )
+
+  def _log(self) -> None:
+    self._check_finite()
+    metrics = {
+      name: float(np.ravel(jax.device_get(value))[0])
+      for name, value in self._metrics.items()
+    }
+    metrics |= self._progress.rate(self._step)
+    if self._job.health and self._is_due(self._job.health_every_steps):
+      metrics |= self._job.health(self._job.step.unreplicate(self._state))
+      logging.info(
+        '%s: step %d: %s (effective rank %.1f)',
+        self._job.name,
+        self._step,
+        metrics['health'],
+        metrics['effective_rank'],
+      )
+    self._writer.write(self._step, metrics)
+    self._progress.show(self._step, metrics)
+
+  def _evaluate_and_save(self) -> None:
+    self._check_finite()
+    numbers = self._job.evaluate(self._job.step.unreplicate(self._state))
+    if numbers:
+      self._writer.write(self._step, numbers)
+    if SELECT in numbers:
+      self._selection.update(numbers[SELECT], self._step, self._job.patience)
+    self._save(numbers.get(SELECT))
+
+  def _save(self, metric: float | None = None) -> None:
+    self._check_finite()
+    self._checkpointer.save(
+      self._step,
+      self._job.step.unreplicate(self._state),
+      {**self._job.meta, 'selection': dataclasses.asdict(self._selection)},
+      metric,
+    )
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+  """Turns SIGTERM into an event while the context lasts."""
+  stop = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield stop  # Only the main thread may set handlers.
+    return
+  before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+  try:
+    yield stop
+  finally:
+    signal.signal(signal.SIGTERM, before)
+    if stop.is_set():
+      # Arrived after the last step: not to be lost.
+      raise SystemExit(_PREEMPTED)
+
+
+def check_periods(**periods: int) -> None:
+  """Raises `InputError` for a number of steps that is not positive."""
+  for name, value in periods.items():
+    if value < 1:
+      raise InputError(f'{name}={value} must be at least 1.')
+
+
+def checkpoint_exists(workdir: str) -> bool:
+  """Whether a directory holds checkpoints."""
+  return os.path.isdir(os.path.join(workdir, 'checkpoints'))

@@ -1,0 +1,153 @@
+"""The pure training step, and the one place that compiles it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.jax_utils
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bt4rec.errors import InputError, choose
+from bt4rec.train_state import TrainState
+
+AXIS = 'batch'
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+# (params, batch_stats, batch, rng) -> loss, (metrics, new batch_stats).
+LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, Any]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  schedule: Callable[[jax.Array], jax.Array],
+  axis_name: str | None = None,
+) -> Step:
+  """Returns the pure step `(state, batch) -> (state, metrics)`.
+
+  Args:
+    loss_fn: Gives the loss over the global batch.
+    tx: The optimizer.
+    schedule: Step -> learning rate, for the log.
+    axis_name: Mapped axis the batch is split over inside `jax.pmap`, or None.
+  """
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    rng = jax.random.fold_in(state.rng, state.step)
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (metrics, batch_stats)), grads = grad_fn(
+      state.params, state.batch_stats, batch, rng
+    )
+    if axis_name:
+      # The loss is the global batch's on every device, so the mean of the
+      # gradients is its gradient; their sum would be too large by their
+      # number.
+      grads = lax.pmean(grads, axis_name)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    metrics = {
+      'loss': loss,
+      **metrics,
+      'gradient_norm': optax.tree.norm(grads),
+      'parameter_norm': optax.tree.norm(state.params),
+      'update_norm': optax.tree.norm(updates),
+      'learning_rate': schedule(state.step),
+    }
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
+    return state, metrics
+
+  return train_step
+
+
+class CompiledStep:
+  """A step compiled for all devices, with the placements it expects.
+
+  With 'jit' the batch is sharded over the devices and the state replicated;
+  with 'pmap' each device runs the step on its share. Both compute the loss and
+  the gradient of the global batch.
+
+  Args:
+    step: The pure step; made with `axis_name=AXIS` for 'pmap'.
+    parallelism: 'jit' or 'pmap'.
+    batch_size: Global batch size.
+    devices: The devices; None is all of them.
+
+  Raises:
+    InputError: If the devices do not divide the batch size.
+  """
+
+  def __init__(
+    self,
+    step: Step,
+    parallelism: str,
+    batch_size: int,
+    devices: list | None = None,
+  ):
+    self._devices = devices or jax.devices()
+    if batch_size % len(self._devices):
+      raise InputError(
+        f'batch_size={batch_size} is not divisible by the '
+        f'{len(self._devices)} devices; choose a multiple.'
+      )
+    self.num_traces = 0
+
+    def traced(state, batch):
+      self.num_traces += 1  # Runs while tracing only.
+      return step(state, batch)
+
+    self._is_pmap = choose('parallelism', parallelism, _PARALLELISM)
+    if self._is_pmap:
+      self._step = jax.pmap(
+        traced, axis_name=AXIS, devices=self._devices, donate_argnums=0
+      )
+    else:
+      mesh = Mesh(np.array(self._devices), (AXIS,))
+      self._replicated = NamedSharding(mesh, PartitionSpec())
+      self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+      self._step = jax.jit(traced, donate_argnums=0)
+
+  def __call__(
+    self, state: TrainState, batch: Batch
+  ) -> tuple[TrainState, Metrics]:
+    """Runs one step; `state` is donated and must not be used again."""
+    return self._step(state, batch)
+
+  def place_batch(self, batch: dict[str, np.ndarray]) -> Batch:
+    """Splits arrays with the batch as leading axis over the devices."""
+    if not self._is_pmap:
+      return jax.device_put(batch, self._sharded)
+    return jax.tree.map(
+      lambda x: x.reshape(len(self._devices), -1, *x.shape[1:]), batch
+    )
+
+  def replicate(self, tree):
+    """Puts a copy of a tree, such as a state or a table, on every device."""
+    if not self._is_pmap:
+      # Copied, because the step donates its state.
+      return jax.device_put(jax.tree.map(jnp.copy, tree), self._replicated)
+    return flax.jax_utils.replicate(tree, self._devices)
+
+  def unreplicate(self, tree):
+    """Takes one copy of what `replicate` placed, safe from donation."""
+    if self._is_pmap:
+      tree = flax.jax_utils.unreplicate(tree)
+    return jax.tree.map(jnp.copy, tree)
+
+
+# Parallelism -> whether it maps over devices, so that the step needs an axis
+# name.
+_PARALLELISM = {'jit': False, 'pmap': True}
+
+
+def axis_name_of(parallelism: str) -> str | None:
+  """The axis name a step needs under 'jit' or 'pmap'."""
+  return AXIS if choose('parallelism', parallelism, _PARALLELISM) else None

@@ -1,0 +1,145 @@
+"""The output directory: its lock, its config, its line-by-line files."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from bt4rec.errors import InputError
+
+# Changing these between two runs of one workdir does not change its result.
+_FREE_KEYS = (
+  'log_every_steps',
+  'health_every_steps',
+  'keep_checkpoints',
+  'feed',
+  'parallelism',
+  'dataset.path',
+  'dataset.prepared',
+  'dataset.data_dir',
+  'study',
+)
+
+
+@contextlib.contextmanager
+def locked(workdir: str) -> Iterator[None]:
+  """Makes the directory and keeps other jobs off it.
+
+  Raises:
+    InputError: If it cannot be written, or another job holds it.
+  """
+  path = os.path.join(workdir, 'lock')
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    lock = open(path, 'w')
+  except OSError as error:
+    raise InputError(
+      f'cannot write to the workdir {workdir} ({error.strerror}); choose '
+      f'another with --workdir.'
+    ) from error
+  with lock:
+    try:
+      # The system releases it when the process ends, however it ends.
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise InputError(
+        f'another job is running in the workdir {workdir}; wait for it, or '
+        f'choose another with --workdir.'
+      ) from error
+    yield
+
+
+def write_atomically(path: str, text: str) -> None:
+  """Writes a file so that it is there whole or not at all."""
+  temporary = f'{path}.tmp'
+  with open(temporary, 'w') as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(temporary, path)
+
+
+def check_config(config: ConfigDict, workdir: str) -> None:
+  """Records the config, or checks that it is the recorded one.
+
+  Raises:
+    InputError: If the workdir was made with another config.
+  """
+  path = os.path.join(workdir, 'config.json')
+  # Through JSON, so that tuples compare equal to what is read back.
+  now = json.loads(config.to_json_best_effort())
+  if os.path.exists(path):
+    before = read_config(workdir).to_dict()
+    changes = sorted(
+      f'{key} was {_flatten(before).get(key)!r}, is {value!r}'
+      for key, value in _flatten(now).items()
+      if _flatten(before).get(key) != value and not _is_free(key)
+    )
+    if changes:
+      raise InputError(
+        f'{workdir} was made with another config: {"; ".join(changes)}; use '
+        f'the same values, or another --workdir.'
+      )
+  write_atomically(path, json.dumps(now, indent=2, sort_keys=True) + '\n')
+
+
+def read_config(workdir: str) -> ConfigDict:
+  """Reads `config.json` of a workdir.
+
+  Raises:
+    InputError: If there is none.
+  """
+  path = os.path.join(workdir, 'config.json')
+  try:
+    with open(path) as f:
+      return ConfigDict(json.load(f))
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f'cannot read {path} ({error}); name a workdir in which a job has run.'
+    ) from error
+
+
+def _flatten(tree: dict, prefix: str = '') -> dict:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat.update(_flatten(value, f'{prefix}{key}.'))
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def _is_free(key: str) -> bool:
+  return any(key == free or key.startswith(f'{free}.') for free in _FREE_KEYS)
+
+
+def read_lines(path: str) -> list[dict]:
+  """Reads a file of one JSON object a line; a line cut by a kill is skipped."""
+  if not os.path.exists(path):
+    return []
+  lines = []
+  with open(path) as f:
+    for number, line in enumerate(f, start=1):
+      try:
+        lines.append(json.loads(line))
+      except ValueError:
+        logging.warning('%s, line %d is cut; it is left out.', path, number)
+  return lines
+
+
+def keep_lines(path: str, keep: Callable[[dict], bool]) -> None:
+  """Rewrites a file of JSON objects with those to be kept."""
+  kept = [json.dumps(line) + '\n' for line in read_lines(path) if keep(line)]
+  write_atomically(path, ''.join(kept))
+
+
+def append_line(path: str, line: dict) -> None:
+  """Appends one JSON object; it is on disk when this returns."""
+  with open(path, 'a') as f:
+    f.write(json.dumps(line) + '\n')
+    f.flush()
+    os.fsync(f.fileno())

@@ -1,0 +1,146 @@
+"""Every field of every config, once, with its comment; other files override.
+
+Not a job by itself: see quickstart.py, pretrain.py, downstream.py, study.py.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Returns the defaults."""
+  config = ConfigDict()
+
+  # What to run: 'pretrain', 'study', or a downstream task: 'next_item',
+  # 'next_category', 'favorite_category'.
+  config.task = 'pretrain'
+  # Seed of initialisation, order, views and label subsets.
+  config.seed = 0
+
+  config.dataset = ConfigDict()
+  # 'synthetic' or 'ml1m'.
+  config.dataset.name = 'synthetic'
+  # Folder of the raw files; '' downloads the archive.
+  config.dataset.path = ''
+  # Folder of prepared arrays, read without TensorFlow; '' uses raw files.
+  config.dataset.prepared = ''
+  # TFDS cache; '' is TFDS' default, ~/tensorflow_datasets.
+  config.dataset.data_dir = ''
+  # Whether the counts must be those of the official archive.
+  config.dataset.expect_official = True
+  # The synthetic world; see bt4rec/datasets/synthetic.py.
+  config.dataset.synthetic = ConfigDict()
+  config.dataset.synthetic.num_users = 2_000
+  config.dataset.synthetic.num_items = 400
+  config.dataset.synthetic.num_categories = 10
+  config.dataset.synthetic.min_events = 20
+  config.dataset.synthetic.max_events = 60
+  # Standard deviation of a user's interests, in logits.
+  config.dataset.synthetic.interest_std = 2.0
+  # Share of an interest's deviation from its mean renewed at each event.
+  config.dataset.synthetic.drift = 0.05
+  config.dataset.synthetic.seed = 0
+
+  # Events pre-training may see: 'shared' hides the held-out events of every
+  # task, 'leave_two_out' all but the last two (next item only).
+  config.pretrain_scope = 'shared'
+  # Whether pre-training sees the training users of the user split only.
+  config.inductive = False
+  # Seed of the 80/10/10 split of users; not varied between repeats.
+  config.split_seed = 0
+
+  # Events of a window at most; the newest in evaluation.
+  config.max_length = 50
+  # 'tf.data', or 'device': events lie on the device, no TensorFlow.
+  config.feed = 'tf.data'
+  # Global batch size.
+  config.batch_size = 128
+  # Number of updates.
+  config.total_steps = 1_000
+  # Type of the matrix products: 'float32' or 'bfloat16'.
+  config.compute_dtype = 'float32'
+  # How the step is compiled: 'jit' over a sharded batch, or 'pmap'.
+  config.parallelism = 'jit'
+
+  config.encoder = ConfigDict()
+  # 'transformer', or 'bag_of_items' (uses `dim` alone).
+  config.encoder.name = 'transformer'
+  # Width of item and user embeddings.
+  config.encoder.dim = 64
+  config.encoder.num_layers = 2
+  config.encoder.num_heads = 2
+  # Width of a block's MLP, in multiples of `dim`.
+  config.encoder.mlp_ratio = 4
+  config.encoder.dropout = 0.1
+  # Whether an item attends only to earlier ones.
+  config.encoder.causal = False
+  # 'mean', 'last' or 'class_token'.
+  config.encoder.pooling = 'mean'
+
+  # 'barlow_twins' or 'dual_encoder'.
+  config.objective = 'barlow_twins'
+
+  config.barlow_twins = ConfigDict()
+  # Weight of the off-diagonal term (lambda in the paper).
+  config.barlow_twins.lambd = 0.05
+  # Output width of each projector layer.
+  config.barlow_twins.projector = (256, 256, 256)
+
+  config.augment = ConfigDict()
+  # Augmentations in the order of application.
+  config.augment.order = ('segment_mask', 'mask', 'permute')
+  # Share of a window each one changes or removes; 0 turns it off.
+  config.augment.ratios = ConfigDict()
+  config.augment.ratios.mask = 0.2
+  config.augment.ratios.segment_mask = 0.2
+  config.augment.ratios.permute = 0.2
+  config.augment.ratios.crop = 0.4
+  # Largest share removed by a slice of random length.
+  config.augment.ratios.slice = 0.8
+
+  config.dual_encoder = ConfigDict()
+  # Without it the cosines are the logits, as published.
+  config.dual_encoder.learned_temperature = True
+  # Whether logits are corrected for the items' popularity (logQ).
+  config.dual_encoder.log_q_correction = True
+  # Whether another row's identical item is no negative.
+  config.dual_encoder.mask_accidental_hits = True
+  # Smallest context, as a share of the longest one in the window.
+  config.dual_encoder.min_context = 0.5
+
+  config.optimizer = ConfigDict()
+  # Peak of the schedule: linear warm-up, then cosine to 0.
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.warmup_steps = 100
+  config.optimizer.weight_decay = 1e-4
+  # Parameters whose path holds one of these words are not decayed.
+  config.optimizer.decay_exclude = ('norm', 'bias', 'embedding', 'temperature')
+  config.optimizer.b1 = 0.9
+  config.optimizer.b2 = 0.999
+  # Largest global norm of the gradient; 0 is no clipping.
+  config.optimizer.clip_norm = 1.0
+
+  # Periods, in steps.
+  config.log_every_steps = 50
+  config.health_every_steps = 200
+  # Validation, with a checkpoint.
+  config.eval_every_steps = 200
+  # Further checkpoints; 0 is none.
+  config.checkpoint_every_steps = 0
+  # Latest checkpoints kept; the best by validation is kept besides.
+  config.keep_checkpoints = 1
+  # Validations without improvement after which training stops; 0 is never.
+  config.patience = 0
+
+  # Downstream: 'probe' (frozen encoder), 'finetune', 'scratch', or the
+  # untrained 'majority' (popularity for next_item) and 'oracle' (synthetic).
+  config.protocol = 'probe'
+  # Workdir of the pre-training; '' is a random encoder (probe).
+  config.init_from = ''
+  # Share of the labelled users whose labels are used, in (0, 1].
+  config.label_fraction = 1.0
+  # Most (user, position) examples of a frozen probe of next_item and
+  # next_category; 0 is all.
+  config.max_probe_examples = 50_000
+  # Whether items already seen are left out of the ranking of next_item.
+  config.exclude_seen = True
+  return config

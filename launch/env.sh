@@ -1,0 +1,51 @@
+# Makes the virtual environment `.venv` at the repository, or finds it made.
+#
+# Sourced by run.sh and test.sh, which name the extras they need:
+#   make_env [EXTRA...]
+# A stamp of setup.cfg and pyproject.toml tells whether there is work to do, so
+# a second start costs milliseconds. BT4REC_ACCELERATOR=cpu|cuda|tpu picks the
+# JAX build, BT4REC_PYTHON the interpreter (3.11 or newer).
+
+find_python() {
+  local candidate
+  for candidate in "${BT4REC_PYTHON:-}" python3 python3.13 python3.12 \
+      python3.11 python; do
+    if [ -n "$candidate" ] && "$candidate" -c \
+        'import sys, venv; sys.exit(sys.version_info < (3, 11))' \
+        >/dev/null 2>&1; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo 'bt4rec: no Python 3.11 or newer with the venv module was found;' \
+    'install one or name it in BT4REC_PYTHON.' >&2
+  return 1
+}
+
+make_env() {
+  local extras="$*" accelerator="${BT4REC_ACCELERATOR:-cpu}" python stamp
+  case "$accelerator" in
+    cpu) ;;
+    cuda|tpu) extras="$accelerator $extras" ;;
+    *) echo "bt4rec: BT4REC_ACCELERATOR='$accelerator' is not known; use" \
+         'cpu, cuda or tpu.' >&2
+       return 1 ;;
+  esac
+  extras=$(echo $extras | tr ' ' ',')
+  stamp=".venv/bt4rec-$(cat setup.cfg pyproject.toml | cksum | tr ' ' '-')"
+  stamp="$stamp-${extras:-base}"
+  if [ ! -e "$stamp" ]; then
+    echo "bt4rec: making the environment .venv (once, about a minute) ..." >&2
+    python=$(find_python) || return 1
+    if command -v uv >/dev/null 2>&1; then
+      [ -x .venv/bin/python ] || uv venv --quiet --python "$python" .venv
+      uv pip install --quiet --compile-bytecode --python .venv/bin/python \
+        -e ".${extras:+[$extras]}" || return 1
+    else
+      [ -x .venv/bin/python ] || "$python" -m venv .venv || return 1
+      .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        -e ".${extras:+[$extras]}" || return 1
+    fi
+    touch "$stamp"
+  fi
+}

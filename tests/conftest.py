@@ -1,0 +1,35 @@
+"""Strict JAX on eight simulated CPU devices, and the data tests run on."""
+
+import os
+import pathlib
+
+# Before JAX starts.
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+import jax
+import pytest
+
+# A silently broadcast axis is a mistake.
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+_SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+
+
+@pytest.fixture(scope='session')
+def shared_data():
+  """Folder with the real datasets, or None where there is none.
+
+  MovieLens and Yelp may not be redistributed, so a user's clone has none.
+  """
+  return _SHARED if _SHARED.is_dir() else None
+
+
+def pytest_report_header():
+  """Says which data the tests use."""
+  if _SHARED.is_dir():
+    return f'data: real, {_SHARED}'
+  return 'data: synthetic and generated (no ../shared/data)'
