@@ -3,6 +3,7 @@
 Evaluation goes through the same functions as a user does.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def _embed_block(module, params, events, start, length, max_length):
   return module.apply({'params': params}, items, train=False)
 
 
+@dataclasses.dataclass(frozen=True)
 class Encoder:
   """A trained encoder with its vocabulary.
 
@@ -59,19 +61,11 @@ class Encoder:
     meta: What was stored with the checkpoint: dataset, scope, fingerprint.
   """
 
-  def __init__(
-    self,
-    module: nn.Module,
-    params: dict,
-    item_ids: np.ndarray,
-    max_length: int,
-    meta: dict,
-  ):
-    self.module = module
-    self.params = params
-    self.item_ids = item_ids
-    self.max_length = max_length
-    self.meta = meta
+  module: nn.Module
+  params: dict
+  item_ids: np.ndarray
+  max_length: int
+  meta: dict
 
   @property
   def dim(self) -> int:

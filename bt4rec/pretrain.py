@@ -312,6 +312,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     ),
     health=health_of,
     health_every_steps=config.health_every_steps,
+    tensorboard=config.tensorboard,
   )
 
 

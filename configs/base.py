@@ -131,6 +131,9 @@ def get_config() -> ConfigDict:
   # Validations without improvement after which training stops; 0 is never.
   config.patience = 0
 
+  # Whether to write TensorBoard events.
+  config.tensorboard = True
+
   # Downstream: 'probe' (frozen encoder), 'finetune', 'scratch', or the
   # untrained 'majority' (popularity for next_item) and 'oracle' (synthetic).
   config.protocol = 'probe'
@@ -141,6 +144,8 @@ def get_config() -> ConfigDict:
   # Most (user, position) examples of a frozen probe of next_item and
   # next_category; 0 is all.
   config.max_probe_examples = 50_000
+  # What the row of the results table is called; '' is the objective's name.
+  config.label = ''
   # Whether items already seen are left out of the ranking of next_item.
   config.exclude_seen = True
   return config

@@ -1,0 +1,141 @@
+"""What every command does alike: parse flags, fail with one sentence."""
+
+import difflib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from bt4rec.errors import InputError, NonFiniteLossError
+
+_BAD_INPUT = 2
+_FAILED = 1
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+  """Runs a command's main; does not return.
+
+  Exit status 0 is success alone. Bad input is one sentence on standard error
+  and status 2; a training that failed is one sentence and status 1.
+
+  Args:
+    main: Takes the arguments that are not flags, the program's name first.
+  """
+
+  def guarded(argv: list[str]) -> None:
+    try:
+      main(argv)
+    except InputError as error:
+      _fail(str(error), _BAD_INPUT)
+    except NonFiniteLossError as error:
+      _fail(str(error), _FAILED)
+    except KeyboardInterrupt:
+      _fail('interrupted; the same command continues.', 130)
+
+  _quiet_libraries()
+  logging.set_verbosity(logging.INFO)
+  logging.set_stderrthreshold(logging.INFO)
+  app.run(guarded, flags_parser=_parse)
+
+
+def _fail(sentence: str, status: int) -> None:
+  logging.flush()
+  print(f'bt4rec: {sentence}', file=sys.stderr)
+  sys.exit(status)
+
+
+def _quiet_libraries() -> None:
+  """Leaves the screen to this package: Orbax and TFDS log every file."""
+  package = os.path.dirname(os.path.abspath(__file__))
+
+  def is_ours_or_grave(record) -> bool:
+    return record.levelno >= logging.logging.ERROR or os.path.abspath(
+      record.pathname
+    ).startswith(package)
+
+  logging.get_absl_handler().addFilter(is_ours_or_grave)
+  # TensorFlow's C++ code reads it when it is loaded.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses flags; a mistake in them is one sentence, not a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except InputError as error:
+    _fail(str(error), _BAD_INPUT)
+  except flags.UnrecognizedFlagError as error:
+    _fail(_explain_flag(argv) or f'{error}; see --help.', _BAD_INPUT)
+  except (
+    flags.Error,
+    AttributeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    OSError,
+  ) as error:
+    _fail(_explain_flag(argv) or str(error).strip('"\''), _BAD_INPUT)
+  raise AssertionError('not reached')
+
+
+def _explain_flag(argv: list[str]) -> str | None:
+  """Finds the override that names no field, or gives it a wrong value."""
+  file = _value_of(argv, 'config')
+  if file is None:
+    return None
+  path, _, argument = file.partition(':')
+  if not os.path.isfile(path):
+    return (
+      f'config file {path!r} does not exist; the files are '
+      f'configs/quickstart.py, configs/pretrain.py, configs/downstream.py and '
+      f'configs/study.py.'
+    )
+  try:
+    config = _load_config(path, argument)
+  except Exception as error:  # Whatever a config file may raise.
+    return f'{path}: {error}'
+  for flag in argv:
+    if flag.lstrip('-').startswith('config.'):
+      key = flag.lstrip('-').removeprefix('config.').partition('=')[0]
+      problem = _explain_key(config, key)
+      if problem:
+        return problem
+  return None
+
+
+def _value_of(argv: list[str], name: str) -> str | None:
+  for number, flag in enumerate(argv):
+    key, equals, value = flag.lstrip('-').partition('=')
+    if flag.startswith('-') and key == name:
+      return value if equals else (argv[number + 1 :] or [None])[0]
+  return None
+
+
+def _load_config(path: str, argument: str) -> ConfigDict:
+  spec = importlib.util.spec_from_file_location('config_file', path)
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(argument) if argument else module.get_config()
+
+
+def _explain_key(config: ConfigDict, key: str) -> str | None:
+  """Says which part of a dotted key is wrong, and lists what is valid."""
+  node = config
+  parts = key.split('.')
+  for number, part in enumerate(parts):
+    valid = sorted(node.keys()) if isinstance(node, ConfigDict) else []
+    if part not in valid:
+      group = '.'.join(parts[:number])
+      near = difflib.get_close_matches(part, valid, n=1)
+      hint = f' (did you mean {near[0]!r}?)' if near else ''
+      where = f'of {group!r} ' if group else ''
+      return (
+        f'unknown config key {key!r}{hint}; the valid keys {where}are: '
+        f'{", ".join(valid)}.'
+      )
+    node = node[part]
+  return None

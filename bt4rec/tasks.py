@@ -1,0 +1,275 @@
+"""The downstream tasks: which events are inputs, which are labels.
+
+An example is a user and a cut: the events before the cut are the input, the
+label lies at or after it. Test examples are made by `evaluate` alone, after
+the selection on validation.
+"""
+
+import dataclasses
+
+import numpy as np
+from absl import logging
+
+from bt4rec import splits
+from bt4rec.datasets import SequenceDataset
+from bt4rec.errors import InputError, choose
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """Inputs and labels.
+
+  Attributes:
+    users: [num_examples] int64, row of each user in the dataset.
+    ends: [num_examples] int64, index of the cut in the flat event array; the
+      input is the user's events before it.
+    labels: [num_examples] int32, see `Task.label_weights`.
+  """
+
+  users: np.ndarray
+  ends: np.ndarray
+  labels: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.users)
+
+  def take(self, chosen: np.ndarray) -> 'Examples':
+    """The examples of an index or boolean array."""
+    return Examples(self.users[chosen], self.ends[chosen], self.labels[chosen])
+
+  def windows(
+    self, offsets: np.ndarray, max_length: int, cut_to: int = 0
+  ) -> dict[str, np.ndarray]:
+    """The newest events of each input.
+
+    Args:
+      offsets: [num_users + 1] int64, of the dataset.
+      max_length: Events of a window at most.
+      cut_to: Cuts each input to its newest events, for cold start; 0 does
+        not.
+
+    Returns:
+      `start` [num_examples] int64 and `length` [num_examples] int32.
+    """
+    most = min(max_length, cut_to) if cut_to else max_length
+    length = np.minimum(self.ends - offsets[self.users], most)
+    return {'start': self.ends - length, 'length': length.astype(np.int32)}
+
+
+class Task:
+  """A downstream task on one dataset.
+
+  Attributes:
+    name: Name in the config.
+    is_ranking: Whether the label is an item, ranked among all items.
+    is_user_level: Whether users, not positions, are split.
+    label_weights: [num_labels, num_classes] float32, the distribution to
+      learn for each label, or None where label `i` is class `i`. A class is
+      right if its weight is positive.
+    num_classes: Number of outputs: items, or categories.
+  """
+
+  name: str
+  is_ranking = False
+  is_user_level = False
+  label_weights: np.ndarray | None = None
+
+  def __init__(self, dataset: SequenceDataset, split_seed: int):
+    self.dataset = dataset
+    self.split_seed = split_seed
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.dataset.catalogue.category_names)
+
+  def held_out_from(self) -> np.ndarray:
+    """[num_users] int64, the first position pre-training must not see."""
+    raise NotImplementedError
+
+  def train_and_validation(
+    self, fraction: float, seed: int
+  ) -> tuple[Examples, Examples]:
+    """The labelled examples of a label fraction.
+
+    Args:
+      fraction: Share of the labelled users, in (0, 1].
+      seed: Seed of the draw of users.
+
+    Raises:
+      InputError: If nothing is left to train on.
+    """
+    raise NotImplementedError
+
+  def test(self) -> Examples:
+    """The test examples. To be called by `evaluate` only."""
+    raise NotImplementedError
+
+  def _require(self, examples: Examples, what: str) -> Examples:
+    if not len(examples):
+      raise InputError(
+        f'task {self.name!r} on {self.dataset.name!r} has no {what} example; '
+        f'use more data or a larger label_fraction.'
+      )
+    return examples
+
+
+class NextItem(Task):
+  """The item that follows: last event test, the one before validation."""
+
+  name = 'next_item'
+  is_ranking = True
+
+  @property
+  def num_classes(self) -> int:
+    return self.dataset.catalogue.num_items
+
+  def held_out_from(self) -> np.ndarray:
+    return splits.last_two_cut(self.dataset.lengths)
+
+  def train_and_validation(
+    self, fraction: float, seed: int
+  ) -> tuple[Examples, Examples]:
+    # Two events to train on (one predicts the other) and two held out.
+    users = np.flatnonzero(self.dataset.lengths >= 4)
+    users = users[
+      splits.label_subset(self.dataset.user_ids[users], fraction, seed)
+    ]
+    # Positions 1 .. n - 3 of each user are training targets.
+    counts = self.dataset.lengths[users] - 3
+    within = np.arange(counts.sum()) - np.repeat(
+      np.cumsum(counts) - counts, counts
+    )
+    rows = np.repeat(users, counts)
+    train = self._examples(rows, self.dataset.offsets[rows] + 1 + within)
+    validation = self._examples(users, self.dataset.offsets[users + 1] - 2)
+    return (
+      self._require(train, 'training'),
+      self._require(validation, 'validation'),
+    )
+
+  def test(self) -> Examples:
+    users = np.flatnonzero(self.dataset.lengths >= 3)
+    return self._require(
+      self._examples(users, self.dataset.offsets[users + 1] - 1), 'test'
+    )
+
+  def _examples(self, users: np.ndarray, ends: np.ndarray) -> Examples:
+    return Examples(users, ends, self.dataset.items[ends] - 1)
+
+
+class NextCategory(NextItem):
+  """The categories of the item that follows; same positions."""
+
+  name = 'next_category'
+  is_ranking = False
+
+  def __init__(self, dataset: SequenceDataset, split_seed: int):
+    super().__init__(dataset, split_seed)
+    self.label_weights = dataset.catalogue.category_weights()[1:-1]
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.dataset.catalogue.category_names)
+
+  def _examples(self, users: np.ndarray, ends: np.ndarray) -> Examples:
+    examples = super()._examples(users, ends)
+    has_category = self.label_weights[examples.labels].any(axis=1)
+    if not has_category.all():
+      logging.info(
+        '%s: %d of %d targets have no category and are skipped',
+        self.name,
+        (~has_category).sum(),
+        len(has_category),
+      )
+    return examples.take(has_category)
+
+
+class FavoriteCategory(Task):
+  """The category with the largest share among the held-out events."""
+
+  name = 'favorite_category'
+  is_user_level = True
+
+  def __init__(self, dataset: SequenceDataset, split_seed: int):
+    super().__init__(dataset, split_seed)
+    lengths = dataset.lengths
+    users = np.flatnonzero(lengths >= splits.MIN_EVENTS_FOR_FAVORITE)
+    cut = splits.favorite_cut(lengths[users])
+    ends = dataset.offsets[users] + cut
+    shares = _sum_categories(dataset, ends, dataset.offsets[users + 1])
+    known = shares.sum(axis=1) > 0
+    logging.info(
+      '%s: %d of %d users have fewer than %d events, %d have no category '
+      'among the held-out ones; they are left out',
+      self.name,
+      dataset.num_users - len(users),
+      dataset.num_users,
+      splits.MIN_EVENTS_FOR_FAVORITE,
+      (~known).sum(),
+    )
+    # Rounded, so that equal shares summed in another order stay ties; argmax
+    # takes the lower index.
+    labels = np.round(shares, 6).argmax(axis=1).astype(np.int32)
+    self._all = Examples(users, ends, labels).take(known)
+    split = splits.user_splits(dataset.user_ids, split_seed)
+    self._split = {
+      name: self._all.take(member[self._all.users])
+      for name, member in split.items()
+    }
+
+  def held_out_from(self) -> np.ndarray:
+    lengths = self.dataset.lengths
+    has_label = lengths >= splits.MIN_EVENTS_FOR_FAVORITE
+    return np.where(has_label, splits.favorite_cut(lengths), lengths)
+
+  def train_and_validation(
+    self, fraction: float, seed: int
+  ) -> tuple[Examples, Examples]:
+    subsets = []
+    for name, what in (('train', 'training'), ('validation', 'validation')):
+      examples = self._require(self._split[name], what)
+      chosen = splits.label_subset(
+        self.dataset.user_ids[examples.users],
+        fraction,
+        seed,
+        classes=examples.labels,
+      )
+      subsets.append(examples.take(chosen))
+    return subsets[0], subsets[1]
+
+  def test(self) -> Examples:
+    return self._require(self._split['test'], 'test')
+
+
+def _sum_categories(
+  dataset: SequenceDataset, first: np.ndarray, last: np.ndarray
+) -> np.ndarray:
+  """[num_users, num_categories], weights of the events `first:last` summed."""
+  weights = dataset.catalogue.category_weights()
+  counts = last - first
+  rows = np.repeat(np.arange(len(first)), counts)
+  within = np.arange(counts.sum()) - np.repeat(
+    np.cumsum(counts) - counts, counts
+  )
+  items = dataset.items[first[rows] + within]
+  shares = np.zeros((len(first), weights.shape[1]))
+  # One pass a category: a row per event would not fit where events are many.
+  for category in range(weights.shape[1]):
+    shares[:, category] = np.bincount(
+      rows, weights=weights[items, category], minlength=len(first)
+    )
+  return shares
+
+
+TASKS: dict[str, type[Task]] = {
+  task.name: task for task in (NextItem, NextCategory, FavoriteCategory)
+}
+
+
+def make_task(name: str, dataset: SequenceDataset, split_seed: int) -> Task:
+  """Returns the task of that name on a dataset.
+
+  Raises:
+    InputError: If the name is unknown.
+  """
+  return choose('task', name, TASKS)(dataset, split_seed)

@@ -1,0 +1,29 @@
+"""One downstream run: configs/downstream.py:DATASET,TASK[,PROTOCOL].
+
+DATASET: synthetic, ml1m. TASK: next_item, next_category, favorite_category.
+PROTOCOL: probe (default), finetune, scratch, majority, oracle. The encoder is
+given by --config.init_from=WORKDIR; without it a probe is of a random one.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, presets
+
+
+def get_config(arg: str = 'synthetic,next_item') -> ConfigDict:
+  """Returns the config of a downstream run.
+
+  Args:
+    arg: 'DATASET,TASK' or 'DATASET,TASK,PROTOCOL'.
+  """
+  dataset, task, protocol, *_ = [*arg.split(','), '', '']
+  config = base.get_config()
+  presets.set_dataset(config, dataset)
+  config.task = presets.pick('task', task, presets.TASKS)
+  config.protocol = presets.pick(
+    'protocol',
+    protocol or 'probe',
+    ('probe', 'finetune', 'scratch', 'majority', 'oracle'),
+  )
+  config.update(presets.protocols().get(config.protocol, {}))
+  return config

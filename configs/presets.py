@@ -1,0 +1,78 @@
+"""What several config files share: pre-trainings, protocols, datasets."""
+
+from ml_collections import ConfigDict
+
+DATASETS = ('synthetic', 'ml1m')
+TASKS = ('next_item', 'next_category', 'favorite_category')
+
+
+def pick(kind: str, name: str, valid) -> str:
+  """Returns `name` if it is valid, else raises an error that lists all."""
+  if name not in valid:
+    raise ValueError(
+      f'unknown {kind} {name!r}; the valid names are: {", ".join(valid)}.'
+    )
+  return name
+
+
+def pretrainings() -> dict[str, dict]:
+  """Row of the table -> what it overrides."""
+  tuned = {
+    'objective': 'dual_encoder',
+    'dual_encoder': {
+      'learned_temperature': True,
+      'log_q_correction': True,
+      'mask_accidental_hits': True,
+    },
+  }
+  plain = {
+    'objective': 'dual_encoder',
+    'dual_encoder': {
+      'learned_temperature': False,
+      'log_q_correction': False,
+      'mask_accidental_hits': False,
+    },
+  }
+  public_code = {
+    **plain,
+    # As published: bag of 10 items, 16 dimensions, batch 16, plain Adam.
+    'encoder': {'name': 'bag_of_items', 'dim': 16},
+    'max_length': 11,
+    'batch_size': 16,
+    'optimizer': {'weight_decay': 0.0},
+  }
+  return {
+    'barlow_twins': {'objective': 'barlow_twins'},
+    'dual_encoder': tuned,
+    'dual_encoder_tuned': tuned,
+    'dual_encoder_plain': plain,
+    'dual_encoder_public_code': public_code,
+  }
+
+
+def protocols() -> dict[str, dict]:
+  """Downstream protocol -> what it overrides."""
+  training = {
+    'log_every_steps': 100,
+    'batch_size': 512,
+    'total_steps': 1_000,
+    'eval_every_steps': 50,
+    'patience': 4,
+    'optimizer': {'learning_rate': 1e-2, 'warmup_steps': 20},
+  }
+  together = {
+    **training,
+    'batch_size': 128,
+    'total_steps': 1_500,
+    'eval_every_steps': 100,
+    'optimizer': {'learning_rate': 1e-3, 'warmup_steps': 100},
+  }
+  return {'probe': training, 'finetune': together, 'scratch': together}
+
+
+def set_dataset(config: ConfigDict, name: str) -> None:
+  """Chooses the dataset with the sizes that go with it."""
+  config.dataset.name = pick('dataset', name, DATASETS)
+  if name == 'synthetic':
+    config.max_length = 32
+    config.encoder.dim = 32

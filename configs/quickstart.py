@@ -1,0 +1,32 @@
+"""The quickstart: a small study on synthetic data, no download.
+
+Command: launch/run.sh
+"""
+
+from ml_collections import ConfigDict
+
+from configs import study
+
+
+def get_config() -> ConfigDict:
+  """Returns the config of the quickstart."""
+  config = study.get_config('synthetic')
+  config.total_steps = 400
+  config.barlow_twins.projector = (128, 128, 128)
+  config.eval_every_steps = 200
+  config.log_every_steps = 100
+  config.tensorboard = False
+  config.max_probe_examples = 10_000
+  config.study.rows = (
+    'oracle',
+    'majority',
+    'random',
+    'barlow_twins',
+    'dual_encoder_tuned',
+    'dual_encoder_public_code',
+    'scratch',
+  )
+  config.study.finetune = ()
+  config.study.label_fractions = (0.1,)
+  config.study.seeds = (0,)
+  return config
