@@ -8,7 +8,6 @@ Imported only where records are written or read: it needs TensorFlow.
 import collections
 import hashlib
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 
@@ -16,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core.download import download_manager
 
 from bt4rec.datasets import sequences
 from bt4rec.errors import InputError
@@ -79,10 +79,7 @@ class UserSequences(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
     path = self.builder_config.path
     if not path:
-      _check_reachable(self.builder_config.url)
-      path = _only_folder(
-        dl_manager.download_and_extract(self.builder_config.url)
-      )
+      path = _only_folder(_download(dl_manager, self.builder_config.url))
     dataset = self.builder_config.read(str(path))
     catalogue = dataset.catalogue
     self.info.metadata.update(
@@ -119,12 +116,14 @@ def _only_folder(path) -> str:
   return str(path)
 
 
-def _check_reachable(url: str) -> None:
-  """Fails at once where TFDS would try for minutes."""
+def _download(dl_manager: tfds.download.DownloadManager, url: str):
+  """Path of the unpacked archive."""
   try:
+    # Fails at once where TFDS would try for minutes.
     request = urllib.request.Request(url, method='HEAD')
     urllib.request.urlopen(request, timeout=10).close()
-  except (urllib.error.URLError, OSError) as error:
+    return dl_manager.download_and_extract(url)
+  except (OSError, tfds.core.download.util.DownloadError) as error:
     raise InputError(
       f'cannot download {url} ({error}); fetch it on another machine, unpack '
       f'it, and name the folder with --config.dataset.path.'
@@ -153,10 +152,11 @@ def load(config: SourceConfig, data_dir: str) -> sequences.SequenceDataset:
       ),
       file_format='tfrecord',
     )
-  except tfds.download.checksums.NonMatchingChecksumError as error:
+  except download_manager.NonMatchingChecksumError as error:
     raise InputError(
-      f'{config.url}: the downloaded archive is not the recorded one '
-      f'({error}); remove it from {builder.data_dir} and try again.'
+      f'the archive downloaded from {config.url} does not have the recorded '
+      f'SHA-256 {builder.url_infos[config.url].checksum}; try again, or name '
+      f'the folder of an unpacked one with --config.dataset.path.'
     ) from error
   logging.info('records: %s', builder.data_dir)
   return _read_records(builder)
@@ -176,7 +176,7 @@ def _read_records(builder: UserSequences) -> sequences.SequenceDataset:
     columns['timestamps'].append(batch['timestamps'].flat_values.numpy())
   arrays = {key: np.concatenate(value) for key, value in columns.items()}
   metadata = builder.info.metadata
-  user_ids = arrays['user_ids'].astype(np.str_)
+  user_ids = np.char.decode(arrays['user_ids'].astype(np.bytes_), 'utf-8')
   if metadata['user_ids_are_integers']:
     user_ids = user_ids.astype(np.int64)
   return sequences.SequenceDataset(
