@@ -102,11 +102,12 @@ def _read_movies(file: str) -> tuple[dict[int, str], dict[int, list[str]]]:
       # A title may hold '::', the id and the genres cannot.
       movie, _, rest = line.rstrip('\r\n').partition('::')
       title, separator, genres = rest.rpartition('::')
-      if not movie.isdecimal() or not separator or not genres:
+      whole = separator and genres and line.endswith('\n')
+      if not movie.isdecimal() or not whole:
         raise InputError(
           f'{file}, line {number}: {line.strip()[:80]!r} is not '
-          f'MovieID::Title::Genres; the file is damaged or cut, unpack the '
-          f'archive again.'
+          f'MovieID::Title::Genres ended by a line feed; the file is '
+          f'damaged or cut, unpack the archive again.'
         )
       titles[int(movie)] = title
       categories[int(movie)] = genres.split('|')
