@@ -191,6 +191,9 @@ def save(dataset: SequenceDataset, directory: str) -> None:
   `dataset.json` is written last, so a directory that has it is whole.
   """
   os.makedirs(directory, exist_ok=True)
+  path = os.path.join(directory, 'dataset.json')
+  if os.path.exists(path):
+    os.remove(path)
   for key in _ARRAYS:
     np.save(os.path.join(directory, f'{key}.npy'), getattr(dataset, key))
   for key in _CATALOGUE_ARRAYS:
@@ -200,7 +203,7 @@ def save(dataset: SequenceDataset, directory: str) -> None:
     'name': dataset.name,
     'category_names': list(dataset.catalogue.category_names),
   }
-  with open(os.path.join(directory, 'dataset.json'), 'w') as f:
+  with open(path, 'w') as f:
     json.dump(header, f)
 
 
@@ -214,11 +217,14 @@ def load(directory: str) -> SequenceDataset:
   try:
     with open(path) as f:
       header = json.load(f)
+    if not {'name', 'category_names'} <= set(header):
+      raise ValueError('it lacks name or category_names')
     arrays = {}
     for key in _ARRAYS + _CATALOGUE_ARRAYS:
       path = os.path.join(directory, f'{key}.npy')
       arrays[key] = np.load(path, allow_pickle=False)
-  except (OSError, ValueError) as error:
+  # numpy raises EOFError for an empty file.
+  except (OSError, ValueError, EOFError, TypeError) as error:
     raise InputError(
       f'cannot read the prepared dataset file {path} ({error}); prepare the '
       f'directory again, or give another with --config.dataset.prepared.'
@@ -236,7 +242,13 @@ def load(directory: str) -> SequenceDataset:
     len(dataset.offsets) != dataset.num_users + 1
     or dataset.offsets[-1] != dataset.num_events
     or len(dataset.timestamps) != dataset.num_events
+    or dataset.items.min(initial=1) < 1
     or dataset.items.max(initial=0) > catalogue.num_items
+    or len(catalogue.titles) != catalogue.num_items
+    or len(catalogue.category_offsets) != catalogue.num_items + 1
+    or catalogue.category_offsets[-1] != len(catalogue.category_values)
+    or catalogue.category_values.max(initial=-1)
+    >= len(catalogue.category_names)
   ):
     raise InputError(
       f'the prepared arrays in {directory} do not belong together; prepare '
