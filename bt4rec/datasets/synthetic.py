@@ -18,10 +18,9 @@ import datetime
 import numpy as np
 
 from bt4rec.datasets import sequences
+from bt4rec.errors import InputError
 
-_START = int(
-  datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc).timestamp()
-)
+_START = int(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC).timestamp())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +48,13 @@ class World:
   drift: float = 0.05
   seed: int = 0
 
+  def __post_init__(self):
+    if self.num_items <= self.max_events:
+      raise InputError(
+        f'dataset.synthetic.num_items={self.num_items} must be more than '
+        f'max_events={self.max_events}: no user takes an item twice.'
+      )
+
 
 def make_dataset(world: World) -> sequences.SequenceDataset:
   """Returns the world's events."""
@@ -63,9 +69,11 @@ def make_truth(world: World) -> np.ndarray:
     events: before an event, the user's next item was distributed as the
     softmax of its row over the items not taken yet.
   """
-  dataset, interests, log_popularity = _simulate(world)
-  weights = dataset.catalogue.category_weights()[1:-1]
-  return (interests @ weights.T + log_popularity).astype(np.float32)
+  dataset, interests, weights, log_popularity = _simulate(world)
+  # An item that nobody took is not in the catalogue.
+  rows = dataset.catalogue.item_ids - 1
+  logits = interests @ weights[rows].T + log_popularity[rows]
+  return logits.astype(np.float32)
 
 
 def _simulate(world: World):
@@ -109,10 +117,7 @@ def _simulate(world: World):
       for i in range(world.num_items)
     },
   )
-  if dataset.catalogue.num_items != world.num_items:
-    # Tokens then no longer equal ids; the truth must follow the catalogue.
-    log_popularity = log_popularity[dataset.catalogue.item_ids - 1]
-  return dataset, np.stack(interests, axis=1)[real], log_popularity
+  return dataset, np.stack(interests, axis=1)[real], weights, log_popularity
 
 
 def _draw_categories(rng: np.random.Generator, world: World) -> np.ndarray:
