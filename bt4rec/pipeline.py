@@ -153,7 +153,7 @@ def gather_windows(
   Returns:
     [batch, max_length] int32, 0 after each window's end.
   """
-  position = jnp.arange(max_length)
+  position = jnp.arange(max_length)[None]
   # Reading past the last event is clipped, then masked.
   window = items.at[start[:, None] + position].get(mode='clip')
   return jnp.where(position < length[:, None], window, 0)
@@ -224,9 +224,12 @@ def _tf_data_feed(
   def make_batch(step):
     columns = tf.numpy_function(plan_batch, [step], [a.dtype for a in example])
     batch = dict(zip(keys, columns, strict=True))
-    start, length = batch.pop('start'), batch.pop('length')
+    if 'start' not in batch:
+      return batch
+    start = tf.cast(batch.pop('start'), tf.int64)
+    length = tf.cast(batch.pop('length'), tf.int64)
     index = tf.minimum(start[:, None] + position, len(items) - 1)
-    real = position < tf.cast(length, tf.int64)[:, None]
+    real = position < length[:, None]
     return {**batch, 'items': tf.where(real, tf.gather(flat, index), 0)}
 
   dataset = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
