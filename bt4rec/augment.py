@@ -10,12 +10,17 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from bt4rec.errors import choose
+from bt4rec.errors import InputError, choose
 
 
-def _round_up_randomly(rng: jax.Array, x: jax.Array) -> jax.Array:
-  """Integer whose expectation is `x`, so that short rows meet the ratio too."""
-  return jnp.floor(x + jax.random.uniform(rng)).astype(jnp.int32)
+def _share(rng: jax.Array, ratio: float, length: jax.Array) -> jax.Array:
+  """Number of tokens, `ratio * length` in expectation.
+
+  It is rounded up or down at random, so that short rows meet the ratio too.
+  """
+  share = jnp.floor(ratio * length + jax.random.uniform(rng))
+  # In float32 the sum may round up to the next integer.
+  return jnp.minimum(share.astype(jnp.int32), length)
 
 
 def _segment(rng: jax.Array, size: jax.Array, length: jax.Array) -> jax.Array:
@@ -37,7 +42,7 @@ def segment_mask(
   """Masks one contiguous span of a share `ratio` of the tokens."""
   rng_size, rng_start = jax.random.split(rng)
   length = jnp.sum(items > 0)
-  size = _round_up_randomly(rng_size, ratio * length)
+  size = _share(rng_size, ratio, length)
   start = _segment(rng_start, size, length)
   position = jnp.arange(items.shape[0])
   chosen = (position >= start) & (position < start + size)
@@ -51,7 +56,7 @@ def permute(
   del mask_item
   rng_size, rng_start, rng_order = jax.random.split(rng, 3)
   length = jnp.sum(items > 0)
-  size = _round_up_randomly(rng_size, ratio * length)
+  size = _share(rng_size, ratio, length)
   start = _segment(rng_start, size, length)
   position = jnp.arange(items.shape[0])
   chosen = (position >= start) & (position < start + size)
@@ -78,7 +83,7 @@ def crop(
   del mask_item
   rng_size, rng_start = jax.random.split(rng)
   length = jnp.sum(items > 0)
-  size = length - _round_up_randomly(rng_size, ratio * length)
+  size = length - _share(rng_size, ratio, length)
   return _keep_slice(rng_start, items, size, length)
 
 
@@ -120,10 +125,14 @@ def make_recipe(order: Sequence[str], ratios: dict[str, float]) -> Recipe:
     ratios: Name -> ratio in [0, 1].
 
   Raises:
-    InputError: If a name is unknown.
+    InputError: If a name is unknown or a ratio outside of [0, 1].
   """
   for name in order:
     choose('augmentation', name, _AUGMENTATIONS)
+    if not 0 <= ratios[name] <= 1:
+      raise InputError(
+        f'augment.ratios.{name}={ratios[name]} must be between 0 and 1.'
+      )
   return tuple((name, float(ratios[name])) for name in order)
 
 
