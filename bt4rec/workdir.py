@@ -139,7 +139,12 @@ def keep_lines(path: str, keep: Callable[[dict], bool]) -> None:
 
 def append_line(path: str, line: dict) -> None:
   """Appends one JSON object; it is on disk when this returns."""
-  with open(path, 'a') as f:
-    f.write(json.dumps(line) + '\n')
+  with open(path, 'ab+') as f:
+    if f.tell():
+      f.seek(-1, os.SEEK_END)
+      # A line cut by a kill must not swallow this one.
+      if f.read(1) != b'\n':
+        f.write(b'\n')
+    f.write(json.dumps(line).encode() + b'\n')
     f.flush()
     os.fsync(f.fileno())
