@@ -162,9 +162,16 @@ class TransformerEncoder(nn.Module):
 
 
 class BagOfItems(nn.Module):
-  """Mean of the items' embeddings: the published dual encoder's tower."""
+  """Mean of the items' embeddings: the published dual encoder's tower.
+
+  Attributes:
+    vocabulary_size: Rows of the item table.
+    max_length: Longest sequence.
+    dim: Width of the embeddings and of the output.
+  """
 
   vocabulary_size: int
+  max_length: int
   dim: int
 
   def setup(self):
@@ -246,7 +253,7 @@ def make_encoder(
   """
   encoder = choose('encoder', name, _ENCODERS)
   if encoder is BagOfItems:
-    return BagOfItems(vocabulary_size, sizes['dim'])
+    return BagOfItems(vocabulary_size, max_length, sizes['dim'])
   choose('encoder.pooling', sizes['pooling'], dict.fromkeys(_POOLINGS))
   if sizes['dim'] % sizes['num_heads']:
     raise InputError(
