@@ -1,0 +1,151 @@
+"""The lock, the recorded config and the line-by-line files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from bt4rec import workdir
+from bt4rec.errors import InputError
+
+
+def _config(**overrides) -> ConfigDict:
+  config = ConfigDict(
+    {
+      'seed': 3,
+      'order': ('mask', 'crop'),
+      'log_every_steps': 50,
+      'dataset': {'name': 'ml1m', 'path': '/a', 'expect_official': True},
+    }
+  )
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+class TestLocked:
+  def test_refuses_a_second_holder(self, tmp_path):
+    path = str(tmp_path / 'new' / 'run')
+    with workdir.locked(path):
+      with pytest.raises(InputError, match=f'another job .* {path};'):
+        with workdir.locked(path):
+          pass
+
+  def test_is_free_again_when_the_holder_is_done_or_fails(self, tmp_path):
+    with workdir.locked(str(tmp_path)):
+      pass
+    with pytest.raises(KeyError):
+      with workdir.locked(str(tmp_path)):
+        raise KeyError
+    with workdir.locked(str(tmp_path)):
+      pass
+
+  def test_is_free_again_when_the_holding_process_is_killed(self, tmp_path):
+    program = (
+      'import sys, time\n'
+      'from bt4rec import workdir\n'
+      'with workdir.locked(sys.argv[1]):\n'
+      '  print("held", flush=True)\n'
+      '  time.sleep(60)\n'
+    )
+    with subprocess.Popen(
+      [sys.executable, '-c', program, str(tmp_path)], stdout=subprocess.PIPE
+    ) as holder:
+      assert holder.stdout.readline() == b'held\n'
+      with pytest.raises(InputError, match='another job'):
+        with workdir.locked(str(tmp_path)):
+          pass
+      holder.send_signal(signal.SIGKILL)
+    with workdir.locked(str(tmp_path)):
+      pass
+
+  def test_a_workdir_that_cannot_be_made_is_named(self, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match=r'cannot write to the workdir .*file'):
+      with workdir.locked(str(tmp_path / 'file')):
+        pass
+
+
+class TestCheckConfig:
+  def test_records_and_accepts_the_same(self, tmp_path):
+    workdir.check_config(_config(), str(tmp_path))
+    workdir.check_config(_config(), str(tmp_path))
+    assert workdir.read_config(str(tmp_path)).dataset.name == 'ml1m'
+
+  def test_another_value_names_its_key_and_both_values(self, tmp_path):
+    workdir.check_config(_config(), str(tmp_path))
+    before = (tmp_path / 'config.json').read_text()
+    changed = _config(seed=4, **{'dataset.expect_official': False})
+    with pytest.raises(InputError) as error:
+      workdir.check_config(changed, str(tmp_path))
+    assert 'seed was 3, is 4' in str(error.value)
+    assert 'dataset.expect_official was True, is False' in str(error.value)
+    assert 'dataset.name' not in str(error.value)
+    assert (tmp_path / 'config.json').read_text() == before
+
+  def test_another_order_of_a_tuple_is_another_config(self, tmp_path):
+    workdir.check_config(_config(), str(tmp_path))
+    with pytest.raises(InputError, match='order was'):
+      workdir.check_config(_config(order=('crop', 'mask')), str(tmp_path))
+
+  def test_what_does_not_change_the_result_may_change(self, tmp_path):
+    workdir.check_config(_config(), str(tmp_path))
+    changed = _config(log_every_steps=7, **{'dataset.path': '/b'})
+    workdir.check_config(changed, str(tmp_path))
+    assert workdir.read_config(str(tmp_path)).log_every_steps == 7
+
+  @pytest.mark.parametrize('text', [None, '', '{"seed": '])
+  def test_unreadable_record_is_named(self, tmp_path, text):
+    if text is not None:
+      (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(InputError, match=r'cannot read .*config.json'):
+      workdir.read_config(str(tmp_path))
+
+
+class TestLines:
+  def test_reads_back_what_was_appended(self, tmp_path):
+    path = str(tmp_path / 'results.jsonl')
+    lines = [{'step': 1}, {'step': 2, 'task': 'é'}]
+    for line in lines:
+      workdir.append_line(path, line)
+    assert workdir.read_lines(path) == lines
+
+  def test_no_file_has_no_lines(self, tmp_path):
+    assert workdir.read_lines(str(tmp_path / 'none.jsonl')) == []
+
+  def test_a_line_cut_by_a_kill_is_skipped(self, tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
+    assert workdir.read_lines(str(path)) == [{'step': 1}, {'step': 2}]
+
+  def test_appending_to_a_cut_line_loses_neither_neighbour(self, tmp_path):
+    path = tmp_path / 'results.jsonl'
+    path.write_text('{"seed": 1}\n{"seed": 2, "met')
+    workdir.append_line(str(path), {'seed': 3})
+    assert workdir.read_lines(str(path)) == [{'seed': 1}, {'seed': 3}]
+
+  def test_keep_lines_keeps_those_and_their_order(self, tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('{"step": 5}\n{"step": 9}\n{"step": 2}\n{"st')
+    workdir.keep_lines(str(path), lambda line: line['step'] <= 5)
+    assert path.read_text() == '{"step": 5}\n{"step": 2}\n'
+
+  def test_a_failed_write_leaves_the_old_file(self, tmp_path, monkeypatch):
+    path = tmp_path / 'config.json'
+    workdir.write_atomically(str(path), 'old')
+
+    def fails(descriptor):
+      raise OSError('disk full')
+
+    monkeypatch.setattr(os, 'fsync', fails)
+    with pytest.raises(OSError, match='disk full'):
+      workdir.write_atomically(str(path), 'new')
+    assert path.read_text() == 'old'
+
+  def test_config_is_json_with_sorted_keys(self, tmp_path):
+    workdir.check_config(_config(), str(tmp_path))
+    text = (tmp_path / 'config.json').read_text()
+    assert list(json.loads(text)) == sorted(json.loads(text))
