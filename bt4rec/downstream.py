@@ -193,9 +193,10 @@ def _probe(config, directory, task, labelled, validation, cache) -> Outcome:
   head, tables = _head_and_tables(task, encoder.dim)
   if task.is_ranking:
     # Equally free: centring adds the same to all scores of a user, and the
-    # scale is the head's to choose.
+    # scale is the head's to choose; with this one a step changes a score as
+    # much as it changes a logit of a classification head.
     table = encoder.item_table
-    table = (table - table.mean(0)) / (table.std(0) + 1e-6)
+    table = (table - table.mean(0)) / (table.std(0) + 1e-6) / encoder.dim
     tables['item_table'] = table
 
   def loss_fn(params, batch_stats, batch, rng):

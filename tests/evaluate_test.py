@@ -1,0 +1,141 @@
+"""Tests of bt4rec.evaluate against brute force and by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bt4rec import baselines, evaluate, tasks
+from bt4rec.datasets import sequences, synthetic
+
+
+def _brute_force_rank(scores, target, seen):
+  left = [i for i in range(len(scores)) if i == target or i not in seen]
+  others = np.array([scores[i] for i in left if i != target])
+  above = (others > scores[target]).sum()
+  ties = (others == scores[target]).sum()
+  return 1 + above + ties / 2
+
+
+@pytest.mark.parametrize('item_block', [5, 7, 64])
+def test_ranks_equal_brute_force_whatever_the_block(item_block):
+  rng = np.random.default_rng(0)
+  batch, num_items, dim, num_seen = 6, 23, 3, 8
+  # Small integers: exact products, many ties.
+  queries = rng.integers(-1, 2, (batch, dim)).astype(np.float32)
+  table = rng.integers(-1, 2, (num_items, dim)).astype(np.float32)
+  bias = rng.integers(0, 2, num_items).astype(np.float32)
+  targets = rng.integers(0, num_items, batch).astype(np.int32)
+  seen = rng.integers(-1, num_items, (batch, num_seen)).astype(np.int32)
+  seen[0, :3] = [targets[0], 4, 4]  # The target itself, and a repetition.
+  ranks, log_probabilities = evaluate.rank_targets(
+    queries, table, bias, targets, seen, item_block=item_block
+  )
+  scores = queries @ table.T + bias
+  expected = [
+    _brute_force_rank(scores[i], targets[i], set(seen[i]) - {-1})
+    for i in range(batch)
+  ]
+  np.testing.assert_array_equal(ranks, expected)
+  exact = scores.astype(np.float64)
+  exact -= np.log(np.exp(exact).sum(1, keepdims=True))
+  np.testing.assert_allclose(
+    log_probabilities, exact[np.arange(batch), targets], rtol=1e-5
+  )
+
+
+def test_a_constant_model_is_no_better_than_chance():
+  ranks, _ = evaluate.rank_targets(
+    jnp.zeros((2, 4)),
+    jnp.ones((101, 4)),
+    jnp.zeros(101),
+    jnp.array([0, 100]),
+    jnp.full((2, 1), -1),
+  )
+  np.testing.assert_array_equal(ranks, [51.0, 51.0])
+
+
+def _task(histories, name='next_item'):
+  users = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
+  items = np.concatenate(histories)
+  dataset = sequences.from_events(
+    'hand', users, items, np.arange(len(items)),
+    categories={i: [f'c{i % 2}'] for i in range(1, 30)},
+  )  # fmt: skip
+  return tasks.make_task(name, dataset, 0)
+
+
+class TestRanking:
+  def test_seen_items_are_those_of_the_whole_history(self):
+    task = _task([[1, 2, 3, 4, 5], [6, 7, 3]])
+    seen = evaluate.seen_items(task.dataset, task.test(), np.array([0, 1]))
+    # Rows of the item table; padded to a power of two.
+    assert seen.tolist() == [[0, 1, 2, 3], [5, 6, -1, -1]]
+
+  def test_seen_items_are_never_recommended_but_the_target_always_is(self):
+    # Item i scores i: the best unseen item for everybody is the highest.
+    task = _task([[1, 5, 4, 3], [1, 2, 5, 5]])
+    table = jnp.arange(1.0, 6.0)[:, None]
+    numbers, ranks = evaluate.evaluate(
+      task, task.test(), lambda rows: jnp.ones((len(rows), 1)), table, True
+    )
+    # User 0: target 3, items 5 and 4 are seen, so it is first. User 1 comes
+    # back to item 5, which stays in and is first.
+    assert ranks.tolist() == [1.0, 1.0]
+    assert numbers['recall@1'] == 1.0
+    _, ranks = evaluate.evaluate(
+      task, task.test(), lambda rows: jnp.ones((len(rows), 1)), table, False
+    )
+    assert ranks.tolist() == [3.0, 1.0]
+
+  def test_blocks_drop_nobody(self):
+    task = _task([[1, 2, 3]] * (evaluate._BLOCK + 3))
+    _, ranks = evaluate.evaluate(
+      task,
+      task.test(),
+      lambda rows: jnp.ones((len(rows), 1)),
+      jnp.array([[0.0], [1.0], [2.0]]),
+      False,
+    )
+    assert ranks.tolist() == [1.0] * (evaluate._BLOCK + 3)
+
+
+class TestClassification:
+  def test_loss_is_the_cross_entropy_with_the_uniform_distribution(self):
+    task = _task([[1, 2, 3, 4]], 'next_category')
+    logits = np.log(np.array([[0.25, 0.75]], np.float32))
+    numbers, right = evaluate.evaluate(
+      task, task.test(), lambda rows: logits[rows], None, True
+    )
+    # Item 4 has category c0.
+    assert numbers['loss'] == pytest.approx(np.log(4), rel=1e-5)
+    assert numbers['accuracy@1'] == 0.0
+    assert right.tolist() == [0.0]
+
+
+class TestBaselines:
+  def test_popularity_counts_what_pre_training_sees(self):
+    # Visible: all but the last two. Item 1 is the most frequent there, item 9
+    # only among held-out events.
+    histories = [[1, 2, 9, 9]] * 3 + [[1, 3, 9, 2]]
+    task = _task(histories)
+    train, _ = task.train_and_validation(1.0, 0)
+    _, ranks = baselines.majority(task, train, task.test(), True)
+    # Counts: 1: 4, 2: 3, 3: 1, 9: 0. Seen 1, 2 and 9; target 9 stays in and
+    # only item 3 is above it. Last user: seen 1, 3, 9; target 2 is first.
+    assert ranks.tolist() == [2.0, 2.0, 2.0, 1.0]
+
+  def test_majority_class_comes_from_the_training_labels(self):
+    task = _task([[1, 3, 3, 5, 2]] * 4, 'next_category')
+    train, _ = task.train_and_validation(1.0, 0)
+    numbers, _ = baselines.majority(task, train, task.test(), True)
+    assert numbers['accuracy@1'] == 0.0
+
+  @pytest.mark.parametrize('name', tasks.TASKS)
+  def test_oracle_beats_the_majority_and_predictors_of_noise(self, name):
+    world = synthetic.World(num_users=300, num_items=60, max_events=30)
+    task = tasks.make_task(name, synthetic.make_dataset(world), 0)
+    train, _ = task.train_and_validation(1.0, 0)
+    best, _ = baselines.oracle(task, world, task.test(), True)
+    same, _ = baselines.majority(task, train, task.test(), True)
+    metric = 'recall@10' if task.is_ranking else 'accuracy@1'
+    assert best[metric] > same[metric] + 0.1
