@@ -133,9 +133,8 @@ class TransformerEncoder(nn.Module):
     """
     real = items > 0  # [batch, length]
     length = real.sum(-1)
-    age = jnp.clip(
-      length[:, None] - 1 - jnp.arange(items.shape[1]), 0, self.max_length - 1
-    )
+    position = jnp.arange(items.shape[1])[None]
+    age = jnp.clip(length[:, None] - 1 - position, 0, self.max_length - 1)
     x = self.item_table(items) + self.position_embedding[age]
     if self.pooling == 'class_token':
       # Last, so that a causal encoder's token sees the whole sequence; after

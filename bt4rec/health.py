@@ -26,7 +26,7 @@ def spectrum(h: jax.Array) -> dict[str, jax.Array]:
     dimension) and `relative_spread` (that over the root mean square).
   """
   h = h.astype(jnp.float32)
-  centered = h - h.mean(0)
+  centered = h - h.mean(0, keepdims=True)
   values = jnp.linalg.svd(centered, compute_uv=False)
   share = values / jnp.maximum(values.sum(), 1e-12)
   entropy = -jnp.sum(share * jnp.log(share + 1e-12))

@@ -55,9 +55,9 @@ def barlow_twins_loss(
 
   def standardize(z):
     z = z.astype(jnp.float32)
-    centered = z - mean(z.mean(0))
+    centered = z - mean(z.mean(0, keepdims=True))
     # Two passes: E[z^2] - E[z]^2 would cancel.
-    variance = mean((centered**2).mean(0))
+    variance = mean((centered**2).mean(0, keepdims=True))
     return centered * lax.rsqrt(variance + epsilon)
 
   c = mean(standardize(z_a).T @ standardize(z_b) / len(z_a))  # [dim, dim]

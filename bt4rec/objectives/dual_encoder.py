@@ -55,10 +55,10 @@ def in_batch_softmax_loss(
   logits = context.astype(jnp.float32) @ items.astype(jnp.float32).T
   logits = logits / temperature  # [batch, global batch]
   if log_qs is not None:
-    logits = logits - log_qs
+    logits = logits - log_qs[None]
   if mask_accidental_hits:
     same = target[:, None] == targets[None, :]
-    is_own = own[:, None] == jnp.arange(len(targets))
+    is_own = own[:, None] == jnp.arange(len(targets))[None]
     logits = jnp.where(same & ~is_own, _NEVER, logits)
   log_probability = jax.nn.log_softmax(logits)
   loss = -jnp.take_along_axis(log_probability, own[:, None], axis=1).mean()
@@ -90,7 +90,8 @@ def split_context(
     keys, shortest, longest + 1
   )
   target = jnp.take_along_axis(items, cut[:, None], axis=1)[:, 0]
-  return jnp.where(jnp.arange(items.shape[1]) < cut[:, None], items, 0), target
+  position = jnp.arange(items.shape[1])[None]
+  return jnp.where(position < cut[:, None], items, 0), target
 
 
 class DualEncoder(nn.Module):
