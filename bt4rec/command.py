@@ -63,6 +63,15 @@ def _quiet_libraries() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
   """Parses flags; a mistake in them is one sentence, not a traceback."""
+  file = (_value_of(argv, 'config') or '').partition(':')[0]
+  # The flag itself would report a missing file only when its value is read.
+  if file and not os.path.isfile(file):
+    _fail(
+      f'config file {file!r} does not exist; the files are '
+      f'configs/quickstart.py, configs/pretrain.py, configs/downstream.py and '
+      f'configs/study.py.',
+      _BAD_INPUT,
+    )
   try:
     return flags.FLAGS(argv)
   except InputError as error:
@@ -87,12 +96,6 @@ def _explain_flag(argv: list[str]) -> str | None:
   if file is None:
     return None
   path, _, argument = file.partition(':')
-  if not os.path.isfile(path):
-    return (
-      f'config file {path!r} does not exist; the files are '
-      f'configs/quickstart.py, configs/pretrain.py, configs/downstream.py and '
-      f'configs/study.py.'
-    )
   try:
     config = _load_config(path, argument)
   except Exception as error:  # Whatever a config file may raise.

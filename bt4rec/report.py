@@ -51,7 +51,7 @@ def read_results(directories: list[str]) -> list[dict]:
       if len(values) > 1:
         raise InputError(
           f'the results on {dataset} have different values of {key} '
-          f'({", ".join(map(str, sorted(values)))}); {remedy}.'
+          f'({", ".join(sorted(map(str, values)))}); {remedy}.'
         )
   return lines
 

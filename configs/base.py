@@ -17,16 +17,49 @@ def get_config() -> ConfigDict:
   config.seed = 0
 
   config.dataset = ConfigDict()
-  # 'synthetic' or 'ml1m'.
+  # 'synthetic', 'ml1m', 'ml20m', 'yelp', or 'logs', the user's own.
   config.dataset.name = 'synthetic'
-  # Folder of the raw files; '' downloads the archive.
+  # Folder of the raw files, for logs the file; '' downloads MovieLens.
   config.dataset.path = ''
   # Folder of prepared arrays, read without TensorFlow; '' uses raw files.
   config.dataset.prepared = ''
   # TFDS cache; '' is TFDS' default, ~/tensorflow_datasets.
   config.dataset.data_dir = ''
-  # Whether the counts must be those of the official archive.
+  # MovieLens: whether the counts must be those of the official archive.
   config.dataset.expect_official = True
+  # Yelp, logs: smallest number of events of users and items; 0 keeps all.
+  config.dataset.k_core = 0
+
+  config.dataset.yelp = ConfigDict()
+  # Categories on more than this share of the businesses are dropped.
+  config.dataset.yelp.generic_share = 0.1
+  # How many of the others are kept, the most frequent first.
+  config.dataset.yelp.num_categories = 50
+
+  # Logs: the names of the columns; '' where there is none.
+  config.dataset.columns = ConfigDict()
+  config.dataset.columns.user = 'user'
+  config.dataset.columns.item = 'item'
+  config.dataset.columns.timestamp = 'timestamp'
+  config.dataset.columns.category = ''
+  config.dataset.columns.title = ''
+  config.dataset.columns.rating = ''
+  # 's', 'ms', 'us' or 'ns' since 1970, or 'iso' for dates such as 2019-12-31.
+  config.dataset.timestamp_unit = 's'
+  # Between several categories in one field; '' where an item has one.
+  config.dataset.category_separator = ''
+  # File with the columns item, category and title; '' where the log has them.
+  config.dataset.item_table = ''
+  # Events rated lower are left out.
+  config.dataset.min_rating = 0.0
+  # Of CSV files.
+  config.dataset.encoding = 'utf-8'
+  config.dataset.delimiter = ','
+  # Rows that cannot be read: 'refuse', or 'drop' and count them.
+  config.dataset.bad_rows = 'refuse'
+  # Events repeating a user, item and timestamp: 'keep' or 'drop'; counted.
+  config.dataset.duplicates = 'keep'
+
   # The synthetic world; see bt4rec/datasets/synthetic.py.
   config.dataset.synthetic = ConfigDict()
   config.dataset.synthetic.num_users = 2_000
@@ -143,7 +176,7 @@ def get_config() -> ConfigDict:
   config.label_fraction = 1.0
   # Most (user, position) examples of a frozen probe of next_item and
   # next_category; 0 is all.
-  config.max_probe_examples = 50_000
+  config.max_probe_examples = 20_000
   # What the row of the results table is called; '' is the objective's name.
   config.label = ''
   # Whether items already seen are left out of the ranking of next_item.

@@ -1,0 +1,81 @@
+"""Tests of configs/: every file, every argument, nothing left to chance."""
+
+import pathlib
+import re
+
+import pytest
+
+from bt4rec import datasets, jobs
+from bt4rec.datasets import synthetic
+from bt4rec.objectives import OBJECTIVES
+from bt4rec.tasks import TASKS
+from configs import base, downstream, presets, pretrain, quickstart, study
+
+
+@pytest.mark.parametrize('dataset', presets.DATASETS)
+def test_every_argument_gives_a_config_with_the_fields_of_base(dataset):
+  fields = set(base.get_config().keys())
+  configs = [
+    pretrain.get_config(f'{dataset},{objective}')
+    for objective in presets.pretrainings()
+  ]
+  configs += [downstream.get_config(f'{dataset},{task}') for task in TASKS]
+  for config in configs:
+    assert set(config.keys()) == fields
+    assert config.dataset.name == dataset
+  for config in (study.get_config(dataset), quickstart.get_config()):
+    assert set(config.keys()) == fields | {'study'}
+
+
+def test_names_in_configs_are_the_names_in_the_code():
+  # Config files import nothing of the package, so the names stand twice.
+  assert set(presets.TASKS) == set(TASKS)
+  assert set(presets.DATASETS) == set(datasets._SOURCES)
+  for overrides in presets.pretrainings().values():
+    assert overrides['objective'] in OBJECTIVES
+  for config in (base.get_config(), study.get_config('synthetic')):
+    assert config.task in jobs._JOBS
+
+
+def test_the_synthetic_group_is_the_world():
+  config = base.get_config().dataset
+  assert datasets.synthetic_world(config) == synthetic.World()
+
+
+def test_overrides_name_existing_fields_only():
+  config = base.get_config().lock()
+  for overrides in (
+    *presets.pretrainings().values(),
+    *presets.protocols().values(),
+  ):
+    config.copy_and_resolve_references().lock().update(overrides)
+
+
+def test_every_field_of_base_has_a_comment():
+  lines = pathlib.Path(base.__file__).read_text().splitlines()
+  for number, line in enumerate(lines):
+    field = re.match(r'  config\.([\w.]+) = (?!ConfigDict)', line)
+    if field and field[1].rsplit('.', 1)[-1] not in _PLAIN:
+      before = number - 1
+      while re.match(r'  config\.', lines[before]):
+        before -= 1
+      assert lines[before].startswith('  #'), line
+
+
+# Named by the group's comment.
+_PLAIN = ('b1', 'b2', 'seed')
+
+
+@pytest.mark.parametrize(
+  'call, valid',
+  [
+    (lambda: pretrain.get_config('ml2m'), 'synthetic'),
+    (lambda: pretrain.get_config('ml1m,barlow'), 'barlow_twins'),
+    (lambda: downstream.get_config('ml1m,next'), 'next_category'),
+    (lambda: downstream.get_config('ml1m,next_item,prob'), 'finetune'),
+    (lambda: study.get_config('yep'), 'ml1m'),
+  ],
+)
+def test_unknown_names_list_the_valid_ones(call, valid):
+  with pytest.raises(ValueError, match=valid):
+    call()

@@ -1,0 +1,173 @@
+"""Tests of bt4rec.downstream: the protocols, and what they refuse."""
+
+import numpy as np
+import pytest
+
+from bt4rec import datasets, downstream, pretrain, splits, workdir
+from bt4rec.errors import InputError
+from configs import base, presets
+
+
+def small_config(task='pretrain', **overrides):
+  """A world of 240 users and an encoder that trains in a second."""
+  config = base.get_config()
+  config.dataset.synthetic.num_users = 240
+  config.dataset.synthetic.num_items = 48
+  config.dataset.synthetic.num_categories = 4
+  config.dataset.synthetic.max_events = 24
+  config.task = task
+  config.feed = 'device'
+  config.tensorboard = False
+  config.max_length = 12
+  config.encoder.dim = 8
+  config.encoder.num_layers = 1
+  config.barlow_twins.projector = (16, 16)
+  config.batch_size = 32
+  config.total_steps = 4
+  config.eval_every_steps = 2
+  config.log_every_steps = 2
+  config.optimizer.warmup_steps = 1
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+@pytest.fixture(scope='module')
+def dataset():
+  return datasets.load(small_config().dataset)
+
+
+@pytest.fixture(scope='module')
+def pretrained(dataset, tmp_path_factory):
+  """Scope -> workdir of a short pre-training."""
+  directories = {}
+  for scope in ('shared', 'leave_two_out'):
+    config = small_config(pretrain_scope=scope)
+    directory = str(tmp_path_factory.mktemp(scope))
+    workdir.check_config(config, directory)
+    pretrain.run(config, directory, dataset)
+    directories[scope] = directory
+  return directories
+
+
+_TASKS = ('next_item', 'next_category', 'favorite_category')
+
+
+@pytest.mark.parametrize('task', _TASKS)
+@pytest.mark.parametrize('protocol', ['probe', 'finetune', 'scratch'])
+def test_every_protocol_runs_on_every_task(
+  task, protocol, dataset, pretrained, tmp_path
+):
+  config = small_config(task, protocol=protocol)
+  if protocol != 'scratch':
+    config.init_from = pretrained['shared']
+  result = downstream.run(config, str(tmp_path), dataset)
+  assert result['objective'] == (
+    'scratch' if protocol == 'scratch' else 'barlow_twins'
+  )
+  assert result['num_test'] == len(result['outcomes'])
+  assert np.isfinite(list(result['metrics'].values())).all()
+  assert set(result['validation']) == set(result['metrics'])
+  assert result['split_fingerprint'] == splits.fingerprint(dataset)
+
+
+def test_the_same_job_gives_the_same_result(dataset, pretrained, tmp_path):
+  config = small_config('next_category', init_from=pretrained['shared'])
+  first, second = (
+    downstream.run(config, str(tmp_path / name), dataset) for name in 'ab'
+  )
+  assert first['metrics'] == second['metrics']
+  np.testing.assert_array_equal(first['outcomes'], second['outcomes'])
+
+
+def test_a_probe_leaves_the_encoder_as_it_is(dataset, pretrained, tmp_path):
+  config = small_config('next_item', init_from=pretrained['shared'])
+  cache = downstream.FeatureCache()
+  downstream.run(config, str(tmp_path), dataset, cache)
+  before = dict(cache._features)
+  downstream.run(config, str(tmp_path / 'again'), dataset, cache)
+  assert all(cache._features[key] is before[key] for key in before)
+
+
+def test_a_probe_learns_what_the_embedding_shows(dataset, tmp_path):
+  config = small_config(
+    'next_category', total_steps=200, eval_every_steps=50, batch_size=256
+  )
+  config.update(presets.protocols()['probe'])
+  config.total_steps = 200
+  probe = downstream.run(config, str(tmp_path / 'probe'), dataset)
+  config.protocol = 'majority'
+  majority = downstream.run(config, str(tmp_path / 'majority'), dataset)
+  assert (
+    probe['metrics']['accuracy@1'] > majority['metrics']['accuracy@1'] + 0.03
+  )
+
+
+def test_test_examples_are_not_made_before_the_selection(
+  dataset, pretrained, tmp_path, monkeypatch
+):
+  events = []
+  task_type = downstream.tasks.TASKS['next_item']
+  monkeypatch.setattr(
+    task_type, 'test', lambda self: events.append('test') or _STOP()
+  )
+  fit = downstream.train.fit
+  monkeypatch.setattr(
+    downstream.train,
+    'fit',
+    lambda *args: (fit(*args), events.append('fitted'))[0],
+  )
+  config = small_config('next_item', init_from=pretrained['shared'])
+  with pytest.raises(_Stopped):
+    downstream.run(config, str(tmp_path), dataset)
+  assert events == ['fitted', 'test']
+
+
+class _Stopped(Exception):
+  pass
+
+
+def _STOP():
+  raise _Stopped
+
+
+def test_refuses_a_scope_that_contains_held_out_events(
+  dataset, pretrained, tmp_path
+):
+  config = small_config(
+    'favorite_category', init_from=pretrained['leave_two_out']
+  )
+  with pytest.raises(InputError, match='contains held-out events'):
+    downstream.run(config, str(tmp_path), dataset)
+  config.task = 'next_item'
+  downstream.run(config, str(tmp_path), dataset)
+
+
+def test_refuses_a_checkpoint_of_another_split(pretrained, tmp_path):
+  config = small_config('next_item', init_from=pretrained['shared'])
+  config.dataset.synthetic.seed = 1
+  with pytest.raises(InputError, match='fingerprint'):
+    downstream.run(config, str(tmp_path), datasets.load(config.dataset))
+
+
+@pytest.mark.parametrize(
+  'overrides, sentence',
+  [
+    ({'protocol': 'finetune'}, 'needs a pre-training'),
+    ({'protocol': 'scratch', 'init_from': 'x'}, 'without pre-training'),
+    ({'protocol': 'prob'}, 'unknown protocol'),
+    ({'label_fraction': 0.0}, 'label_fraction=0.0'),
+    ({'init_from': 'nowhere'}, 'nowhere'),
+  ],
+)
+def test_bad_settings_get_a_sentence(overrides, sentence, dataset, tmp_path):
+  config = small_config('next_item', **overrides)
+  with pytest.raises(InputError, match=sentence):
+    downstream.run(config, str(tmp_path), dataset)
+
+
+def test_oracle_needs_the_known_world(tmp_path):
+  config = small_config('next_item', protocol='oracle')
+  dataset = datasets.load(config.dataset)
+  object.__setattr__(dataset, 'name', 'ml1m')
+  with pytest.raises(InputError, match='synthetic'):
+    downstream.run(config, str(tmp_path), dataset)
