@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-DATASETS = ('synthetic', 'ml1m')
+DATASETS = ('synthetic', 'ml1m', 'ml20m', 'yelp', 'logs')
 TASKS = ('next_item', 'next_category', 'favorite_category')
 
 

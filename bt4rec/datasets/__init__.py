@@ -1,10 +1,13 @@
 """The datasets, behind one function: a config gives a `SequenceDataset`."""
 
+import dataclasses
 import os
+from collections.abc import Callable, Sequence
 
+from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec.datasets import movielens, sequences, synthetic
+from bt4rec.datasets import logs, movielens, sequences, synthetic, yelp
 from bt4rec.datasets.sequences import Catalogue, SequenceDataset
 from bt4rec.errors import InputError, choose
 
@@ -26,18 +29,48 @@ def load(config: ConfigDict) -> SequenceDataset:
   """
   read = choose('dataset', config.name, _SOURCES)
   if not config.prepared:
-    return read(config)
+    dataset = read(config)
+    _log_origin(dataset)
+    return dataset
   if config.path:
     raise InputError(
       'both dataset.path and dataset.prepared are given; clear one of them.'
     )
   dataset = sequences.load(config.prepared)
-  if dataset.name != config.name:
+  # A stand-in has a name of its own, and the source of what it stands for.
+  source = dataset.origin.get('source', dataset.name)
+  if source != config.name:
     raise InputError(
-      f'{config.prepared} holds the dataset {dataset.name!r}, the config asks '
+      f'{config.prepared} holds the dataset {source!r}, the config asks '
       f'for {config.name!r}; change one of them.'
     )
+  _log_origin(dataset)
   return dataset
+
+
+def _log_origin(dataset: SequenceDataset) -> None:
+  """Says what was read, kept and left out; nothing disappears silently."""
+  origin = dataset.origin
+  if 'rows_read' in origin:
+    logging.info(
+      '%s: %d rows read, %d events kept',
+      dataset.name,
+      origin['rows_read'],
+      origin['events_kept'],
+    )
+    for reason, count in origin['dropped'].items():
+      logging.info('%s: left out: %d %s', dataset.name, count, reason)
+    for what, count in origin['notes'].items():
+      logging.info('%s: %d %s', dataset.name, count, what)
+  if 'published_snapshot' in origin:
+    logging.info(
+      '%s: %d reviews of %d businesses; the published snapshot with these '
+      'counts: %s',
+      dataset.name,
+      origin['rows_read'],
+      origin['businesses_read'],
+      origin['published_snapshot'],
+    )
 
 
 def synthetic_world(config: ConfigDict) -> synthetic.World:
@@ -54,20 +87,91 @@ def _load_synthetic(config: ConfigDict) -> SequenceDataset:
   return synthetic.make_dataset(synthetic_world(config))
 
 
-def _load_ml1m(config: ConfigDict) -> SequenceDataset:
-  # Needs TensorFlow, which training from prepared arrays does without.
-  from bt4rec.datasets import user_sequences
+def _from_files(
+  list_files: Callable[..., list[str]],
+  read: Callable[..., SequenceDataset],
+  *,
+  options: Sequence[str] = (),
+  group: str = '',
+  url: str = '',
+) -> Callable[[ConfigDict], SequenceDataset]:
+  """Makes the loader of a source that is read from files, once, into records.
 
-  path = os.path.expanduser(config.path)
-  source = user_sequences.SourceConfig(
-    source='ml1m',
-    path=path,
-    files=movielens.ml1m_files(path) if path else [],
+  Args:
+    list_files: Path, and those options whose value names a file -> the files
+      whose content names the records.
+    read: Path and all options -> the dataset.
+    options: Fields of the config group `dataset` that `read` takes.
+    group: A group in it of which `read` takes every field.
+    url: Archive to download where no path is given.
+  """
+
+  def load_files(config: ConfigDict) -> SequenceDataset:
+    # Needs TensorFlow, which training from prepared arrays does without.
+    from bt4rec.datasets import user_sequences
+
+    path = os.path.expanduser(config.path)
+    if not path and not url:
+      raise InputError(
+        f'dataset {config.name!r} has no download; name your files with '
+        f'--config.dataset.path.'
+      )
+    fields = config.to_dict()
+    values = {key: fields[key] for key in options} | fields.get(group, {})
+
+    def read_and_name(path: str) -> SequenceDataset:
+      dataset = read(path, **values)
+      origin = {'source': config.name, **dataset.origin}
+      return dataclasses.replace(dataset, origin=origin)
+
+    source = user_sequences.SourceConfig(
+      source=config.name,
+      path=path,
+      files=list_files(path, values) if path else [],
+      url=url,
+      read=read_and_name,
+      options=values,
+    )
+    return user_sequences.load(source, os.path.expanduser(config.data_dir))
+
+  return load_files
+
+
+# The datasets there are.
+_SOURCES = {
+  'synthetic': _load_synthetic,
+  'ml1m': _from_files(
+    lambda path, _: movielens.ml1m_files(path),
+    movielens.read_ml1m,
+    options=('expect_official',),
     url=movielens.ML1M_URL,
-    read=lambda path: movielens.read_ml1m(path, config.expect_official),
-    options={'expect_official': config.expect_official},
-  )
-  return user_sequences.load(source, os.path.expanduser(config.data_dir))
-
-
-_SOURCES = {'synthetic': _load_synthetic, 'ml1m': _load_ml1m}
+  ),
+  'ml20m': _from_files(
+    lambda path, _: movielens.ml20m_files(path),
+    movielens.read_ml20m,
+    options=('expect_official',),
+    url=movielens.ML20M_URL,
+  ),
+  'yelp': _from_files(
+    lambda path, _: yelp.yelp_files(path),
+    yelp.read_yelp,
+    options=('k_core',),
+    group='yelp',
+  ),
+  'logs': _from_files(
+    lambda path, values: logs.log_files(path, values['item_table']),
+    logs.read_logs,
+    options=(
+      'columns',
+      'timestamp_unit',
+      'category_separator',
+      'item_table',
+      'min_rating',
+      'encoding',
+      'delimiter',
+      'bad_rows',
+      'duplicates',
+      'k_core',
+    ),
+  ),
+}

@@ -1,22 +1,31 @@
-"""Reads the raw files of MovieLens-1M.
+"""Reads the raw files of MovieLens-1M and MovieLens-20M.
 
 F. M. Harper and J. A. Konstan (2015), The MovieLens Datasets: History and
 Context, https://doi.org/10.1145/2827872.
 """
 
+import dataclasses
 import os
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
-from bt4rec.datasets import sequences
+from bt4rec.datasets import event_table, events, sequences, tables
 from bt4rec.errors import InputError
 
 ML1M_URL = 'https://files.grouplens.org/datasets/movielens/ml-1m.zip'
-# What the official archive holds.
-ML1M_RATINGS = 1_000_209
-ML1M_USERS = 6_040
-ML1M_ITEMS = 3_706
+ML20M_URL = 'https://files.grouplens.org/datasets/movielens/ml-20m.zip'
+
+# What the official archives hold: ratings, users, rated movies.
+OFFICIAL = {
+  'ml1m': (1_000_209, 6_040, 3_706),
+  'ml20m': (20_000_263, 138_493, 26_744),
+}
+# Other sets in the format of MovieLens-20M.
+_SAME_FORMAT = {(100_836, 610, 9_724): 'ml-latest-small'}
+_UNPACK = 'unpack the archive again'
+_NO_GENRE = '(no genres listed)'
 
 _RATING_LINE = re.compile(rb'[0-9]{1,9}::[0-9]{1,9}::[1-5]::[0-9]{1,11}\r?\n')
 _RATINGS = re.compile(rb'(?:' + _RATING_LINE.pattern + rb')*')
@@ -28,12 +37,21 @@ def ml1m_files(path: str) -> list[str]:
   Raises:
     InputError: If one is missing; the text names it.
   """
-  files = [os.path.join(path, name) for name in ('ratings.dat', 'movies.dat')]
+  return _files(path, 'ml-1m.zip', ('ratings.dat', 'movies.dat'))
+
+
+def ml20m_files(path: str) -> list[str]:
+  """Like `ml1m_files`, of a MovieLens-20M folder."""
+  return _files(path, 'ml-20m.zip', ('ratings.csv', 'movies.csv'))
+
+
+def _files(path: str, archive: str, names: tuple[str, ...]) -> list[str]:
+  files = [os.path.join(path, name) for name in names]
   for file in files:
     if not os.path.isfile(file):
       raise InputError(
         f'{file} does not exist; --config.dataset.path must name the folder '
-        f'of the unpacked ml-1m.zip (ratings.dat, movies.dat, users.dat).'
+        f'of the unpacked {archive} ({", ".join(names)}).'
       )
   return files
 
@@ -62,15 +80,84 @@ def read_ml1m(path: str, expect_official: bool) -> sequences.SequenceDataset:
     titles=titles,
     categories=categories,
   )
-  missing = sorted(set(dataset.catalogue.item_ids.tolist()) - set(titles))
+  _check_movies(dataset, titles, ratings_file, movies_file)
+  if expect_official:
+    _check_counts(dataset, ratings_file)
+  return dataset
+
+
+def read_ml20m(path: str, expect_official: bool) -> sequences.SequenceDataset:
+  """Reads a folder with ratings.csv and movies.csv, block by block.
+
+  Args:
+    path: The folder of the unpacked archive.
+    expect_official: Whether the counts must be those of the official archive.
+
+  Returns:
+    Every rating as an event. It is named by its counts: 'ml20m', the set in
+    the same format that has them, or 'ml20m-unofficial'.
+
+  Raises:
+    InputError: If a file is missing, malformed or cut, naming file and line.
+  """
+  ratings_file, movies_file = ml20m_files(path)
+  ratings = event_table.read(
+    tables.Table(ratings_file, remedy=_UNPACK, column_remedy=_UNPACK),
+    event_table.Layout(user='userId', item='movieId', timestamp='timestamp'),
+  )
+  for ids in (ratings.user.values, ratings.item.values):
+    if ids.dtype.kind != 'i':
+      raise InputError(
+        f'{ratings_file} has the id {ids[-1]!r}, which is no integer; '
+        f'{_UNPACK}.'
+      )
+  titles, categories = _read_movies_csv(movies_file)
+  dataset = events.to_dataset(
+    'ml20m', ratings, titles=titles, categories=categories
+  )
+  _check_movies(dataset, titles, ratings_file, movies_file)
+  if expect_official:
+    _check_counts(dataset, ratings_file)
+    return dataset
+  counts = _counts(dataset)
+  name = _SAME_FORMAT.get(counts, 'ml20m-unofficial')
+  if counts == OFFICIAL['ml20m']:
+    name = 'ml20m'
+  return dataclasses.replace(dataset, name=name)
+
+
+def _read_movies_csv(file: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+  """Movie id as text -> title, movie id as text -> genres."""
+  table = tables.Table(file, remedy=_UNPACK, column_remedy=_UNPACK)
+  names = ['movieId', 'title', 'genres']
+  event_table.check_columns(table, {name: name for name in names})
+  titles: dict[str, str] = {}
+  categories: dict[str, list[str]] = {}
+  for _, block in table.blocks(names):
+    columns = (block[name].to_pylist() for name in names)
+    for movie, title, genres in zip(*columns, strict=True):
+      titles[movie] = title or ''
+      categories[movie] = [
+        genre for genre in (genres or '').split('|') if genre != _NO_GENRE
+      ]
+  return titles, categories
+
+
+def _check_movies(
+  dataset: sequences.SequenceDataset,
+  titles: Iterable[int | str],
+  ratings_file: str,
+  movies_file: str,
+) -> None:
+  known = set(map(str, titles))
+  missing = [
+    i for i in dataset.catalogue.item_ids.tolist() if str(i) not in known
+  ]
   if missing:
     raise InputError(
       f'{movies_file} has no line for movie {missing[0]}, which '
       f'{ratings_file} rates; take both files from one archive.'
     )
-  if expect_official:
-    _check_counts(dataset, ratings_file)
-  return dataset
 
 
 def _read_ratings(file: str) -> np.ndarray:
@@ -114,15 +201,20 @@ def _read_movies(file: str) -> tuple[dict[int, str], dict[int, list[str]]]:
   return titles, categories
 
 
+def _counts(dataset: sequences.SequenceDataset) -> tuple[int, int, int]:
+  return dataset.num_events, dataset.num_users, dataset.catalogue.num_items
+
+
 def _check_counts(dataset: sequences.SequenceDataset, file: str) -> None:
-  for what, found, official in (
-    ('ratings', dataset.num_events, ML1M_RATINGS),
-    ('users', dataset.num_users, ML1M_USERS),
-    ('rated movies', dataset.catalogue.num_items, ML1M_ITEMS),
+  for what, found, official in zip(
+    ('ratings', 'users', 'rated movies'),
+    _counts(dataset),
+    OFFICIAL[dataset.name],
+    strict=True,
   ):
     if found != official:
       raise InputError(
-        f'{file} has {found:,} {what} where the official MovieLens-1M has '
+        f'{file} has {found:,} {what} where the official {dataset.name} has '
         f'{official:,}; unpack the archive again, or pass '
         f'--config.dataset.expect_official=False to use the file as it is.'
       )

@@ -77,6 +77,8 @@ class SequenceDataset:
     items: [num_events] int32, tokens in `1..num_items`.
     timestamps: [num_events] int64, seconds.
     catalogue: The items.
+    origin: How it was read: `source` (the name in the config), and what the
+      source counted: rows read, kept and dropped. JSON values.
   """
 
   name: str
@@ -85,6 +87,7 @@ class SequenceDataset:
   items: np.ndarray
   timestamps: np.ndarray
   catalogue: Catalogue
+  origin: dict = dataclasses.field(default_factory=dict)
 
   @property
   def num_users(self) -> int:
@@ -129,20 +132,73 @@ def from_events(
   Raises:
     InputError: If there is no event.
   """
-  if not len(users):
-    raise InputError(f'dataset {name!r} has no events; check the source files.')
   user_ids, user_index = np.unique(users, return_inverse=True)
   item_ids, item_index = np.unique(items, return_inverse=True)
+  return from_indexed_events(
+    name,
+    user_ids,
+    user_index,
+    item_ids,
+    item_index,
+    timestamps,
+    titles=titles,
+    categories=categories,
+  )
+
+
+def from_indexed_events(
+  name: str,
+  user_ids: np.ndarray,
+  user_index: np.ndarray,
+  item_ids: np.ndarray,
+  item_index: np.ndarray,
+  timestamps: np.ndarray,
+  *,
+  ticks_per_second: int = 1,
+  titles: dict | None = None,
+  categories: dict | None = None,
+) -> SequenceDataset:
+  """Like `from_events`, for ids that are encoded already.
+
+  Millions of events with string ids fit into memory only so.
+
+  Args:
+    name: Name of the dataset.
+    user_ids: [num_user_ids] int64 or str, ascending and distinct; one without
+      an event is left out.
+    user_index: [num_events] int, row in `user_ids`, in source order.
+    item_ids: [num_item_ids] int64 or str, as `user_ids`.
+    item_index: [num_events] int, row in `item_ids`.
+    timestamps: [num_events] int64, ticks.
+    ticks_per_second: Ticks of a second; the events are ordered by tick.
+    titles: Original item id -> title.
+    categories: Original item id -> sequence of category names.
+
+  Returns:
+    The dataset.
+
+  Raises:
+    InputError: If there is no event.
+  """
+  if not len(user_index):
+    raise InputError(f'dataset {name!r} has no events; check the source files.')
+  counts = np.bincount(user_index, minlength=len(user_ids))
+  has_events = np.bincount(item_index, minlength=len(item_ids)) > 0
+  token = np.cumsum(has_events, dtype=np.int32)
   # lexsort is stable: the row in the source breaks the ties.
   order = np.lexsort((timestamps, user_index))
-  counts = np.bincount(user_index, minlength=len(user_ids))
+  seconds = np.asarray(timestamps, np.int64)[order]
+  if ticks_per_second != 1:
+    seconds //= ticks_per_second
   return SequenceDataset(
     name=name,
-    user_ids=user_ids,
-    offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-    items=(item_index[order] + 1).astype(np.int32),
-    timestamps=np.asarray(timestamps)[order].astype(np.int64),
-    catalogue=make_catalogue(item_ids, titles or {}, categories or {}),
+    user_ids=user_ids[counts > 0],
+    offsets=np.concatenate([[0], np.cumsum(counts[counts > 0])]),
+    items=token[item_index[order]],
+    timestamps=seconds,
+    catalogue=make_catalogue(
+      item_ids[has_events], titles or {}, categories or {}
+    ),
   )
 
 
@@ -196,15 +252,31 @@ def save(dataset: SequenceDataset, directory: str) -> None:
     os.remove(path)
   for key in _ARRAYS:
     np.save(os.path.join(directory, f'{key}.npy'), getattr(dataset, key))
-  for key in _CATALOGUE_ARRAYS:
-    array = getattr(dataset.catalogue, key)
-    np.save(os.path.join(directory, f'{key}.npy'), array)
+  save_catalogue(dataset.catalogue, directory)
   header = {
     'name': dataset.name,
     'category_names': list(dataset.catalogue.category_names),
+    'origin': dataset.origin,
   }
   with open(path, 'w') as f:
     json.dump(header, f)
+
+
+def save_catalogue(catalogue: Catalogue, directory: str) -> None:
+  """Writes the arrays of a catalogue, one .npy each, without its names."""
+  for key in _CATALOGUE_ARRAYS:
+    np.save(os.path.join(directory, f'{key}.npy'), getattr(catalogue, key))
+
+
+def load_catalogue(directory: str, category_names: Sequence[str]) -> Catalogue:
+  """Reads what `save_catalogue` wrote."""
+  return Catalogue(
+    category_names=tuple(category_names),
+    **{
+      key: np.load(os.path.join(directory, f'{key}.npy'), allow_pickle=False)
+      for key in _CATALOGUE_ARRAYS
+    },
+  )
 
 
 def load(directory: str) -> SequenceDataset:
@@ -236,6 +308,7 @@ def load(directory: str) -> SequenceDataset:
   dataset = SequenceDataset(
     name=header['name'],
     catalogue=catalogue,
+    origin=header.get('origin', {}),
     **{key: arrays[key] for key in _ARRAYS},
   )
   if (

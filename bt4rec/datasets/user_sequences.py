@@ -8,6 +8,7 @@ Imported only where records are written or read: it needs TensorFlow.
 import collections
 import hashlib
 import os
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 
@@ -17,11 +18,11 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.download import download_manager
 
-from bt4rec.datasets import sequences
+from bt4rec.datasets import archive, sequences
 from bt4rec.errors import InputError
 
 # A change of the record's layout or of the reading code's meaning raises it.
-_VERSION = '1.0.0'
+_VERSION = '2.0.0'
 
 
 class SourceConfig(tfds.core.BuilderConfig):
@@ -54,6 +55,18 @@ class SourceConfig(tfds.core.BuilderConfig):
     self.url = url
 
 
+class _Metadata(tfds.core.MetadataDict):
+  """What is no record: small values as JSON, the catalogue as arrays."""
+
+  # A million items with their titles would be slow to read as JSON.
+  catalogue: sequences.Catalogue | None = None
+
+  def save_metadata(self, data_dir) -> None:
+    super().save_metadata(data_dir)
+    if self.catalogue is not None:
+      sequences.save_catalogue(self.catalogue, str(data_dir))
+
+
 class UserSequences(tfds.core.GeneratorBasedBuilder):
   """User sequences of one source, in the order of the user ids."""
 
@@ -70,26 +83,26 @@ class UserSequences(tfds.core.GeneratorBasedBuilder):
           'timestamps': tfds.features.Tensor(shape=(None,), dtype=np.int64),
         }
       ),
-      # The catalogue travels with the records.
-      metadata=tfds.core.MetadataDict(),
+      metadata=_Metadata(),
       # Records stay in the order they are generated in.
       disable_shuffling=True,
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-    path = self.builder_config.path
-    if not path:
-      path = _only_folder(_download(dl_manager, self.builder_config.url))
-    dataset = self.builder_config.read(str(path))
-    catalogue = dataset.catalogue
-    self.info.metadata.update(
+    config = self.builder_config
+    if config.path:
+      dataset = config.read(config.path)
+    else:
+      file = _download(dl_manager, config.url)
+      with tempfile.TemporaryDirectory(dir=os.path.dirname(file)) as folder:
+        dataset = config.read(archive.unpack(file, folder))
+    metadata = self.info.metadata
+    metadata.catalogue = dataset.catalogue
+    metadata.update(
       name=dataset.name,
+      origin=dataset.origin,
       user_ids_are_integers=bool(dataset.user_ids.dtype.kind == 'i'),
-      item_ids=catalogue.item_ids.tolist(),
-      titles=catalogue.titles.tolist(),
-      category_names=list(catalogue.category_names),
-      category_offsets=catalogue.category_offsets.tolist(),
-      category_values=catalogue.category_values.tolist(),
+      category_names=list(dataset.catalogue.category_names),
     )
     return {'train': self._generate_examples(dataset)}
 
@@ -108,21 +121,13 @@ class UserSequences(tfds.core.GeneratorBasedBuilder):
       )
 
 
-def _only_folder(path) -> str:
-  """The folder inside an unpacked archive, or the archive's root."""
-  entries = [entry for entry in os.listdir(path) if not entry.startswith('.')]
-  if len(entries) == 1 and os.path.isdir(os.path.join(path, entries[0])):
-    return os.path.join(path, entries[0])
-  return str(path)
-
-
-def _download(dl_manager: tfds.download.DownloadManager, url: str):
-  """Path of the unpacked archive."""
+def _download(dl_manager: tfds.download.DownloadManager, url: str) -> str:
+  """Path of the archive, whose checksum is the recorded one."""
   try:
     # Fails at once where TFDS would try for minutes.
     request = urllib.request.Request(url, method='HEAD')
     urllib.request.urlopen(request, timeout=10).close()
-    return dl_manager.download_and_extract(url)
+    return str(dl_manager.download(url))
   except (OSError, tfds.core.download.util.DownloadError) as error:
     raise InputError(
       f'cannot download {url} ({error}); fetch it on another machine, unpack '
@@ -185,13 +190,10 @@ def _read_records(builder: UserSequences) -> sequences.SequenceDataset:
     offsets=np.concatenate([[0], np.cumsum(arrays['lengths'])]),
     items=arrays['items'],
     timestamps=arrays['timestamps'],
-    catalogue=sequences.Catalogue(
-      item_ids=np.array(metadata['item_ids']),
-      titles=np.array(metadata['titles'], dtype=np.str_),
-      category_names=tuple(metadata['category_names']),
-      category_offsets=np.array(metadata['category_offsets'], dtype=np.int64),
-      category_values=np.array(metadata['category_values'], dtype=np.int32),
+    catalogue=sequences.load_catalogue(
+      str(builder.data_dir), metadata['category_names']
     ),
+    origin=metadata['origin'],
   )
 
 

@@ -1,0 +1,184 @@
+"""Reads the user's own logs: a table of user, item and timestamp."""
+
+import os
+
+from absl import logging
+
+from bt4rec.datasets import event_table, events, filters, sequences, tables
+from bt4rec.errors import InputError, choose
+
+_ROW_REMEDY = 'leave such rows out with --config.dataset.bad_rows=drop'
+_COLUMN_REMEDY = 'name the right one with --config.dataset.columns'
+# Value of the config -> whether to drop.
+_BAD_ROWS = {'refuse': False, 'drop': True}
+_DUPLICATES = {'keep': False, 'drop': True}
+
+
+def log_files(path: str, item_table: str) -> list[str]:
+  """Returns the files that are read.
+
+  Raises:
+    InputError: If one is missing; the text names it.
+  """
+  files = [path] + ([os.path.expanduser(item_table)] if item_table else [])
+  for file, flag in zip(files, ('path', 'item_table'), strict=False):
+    if not os.path.isfile(file):
+      problem = 'is a folder' if os.path.isdir(file) else 'does not exist'
+      raise InputError(
+        f'{file} {problem}; --config.dataset.{flag} must name a CSV or '
+        f'Parquet file.'
+      )
+  return files
+
+
+def read_logs(
+  path: str,
+  *,
+  columns: dict[str, str],
+  timestamp_unit: str = 's',
+  category_separator: str = '',
+  item_table: str = '',
+  min_rating: float = 0.0,
+  encoding: str = 'utf-8',
+  delimiter: str = ',',
+  bad_rows: str = 'refuse',
+  duplicates: str = 'keep',
+  k_core: int = 0,
+) -> sequences.SequenceDataset:
+  """Reads a log.
+
+  Args:
+    path: CSV (plain or gzip) or Parquet file.
+    columns: 'user', 'item', 'timestamp' -> name of the column; 'category',
+      'title', 'rating' -> name, or '' for none.
+    timestamp_unit: 's', 'ms', 'us', 'ns', or 'iso' for dates as text.
+    category_separator: Between the names of several categories; '' where an
+      item has one.
+    item_table: File with the item, category and title columns, where these
+      stand apart; '' where they stand in the log, or nowhere.
+    min_rating: Events rated lower are left out, if there is a rating.
+    encoding: Of CSV files.
+    delimiter: Of CSV files.
+    bad_rows: 'refuse' or 'drop'.
+    duplicates: 'keep' or 'drop', for events that repeat an earlier user,
+      item and timestamp.
+    k_core: Smallest number of events of users and items; 0 keeps all.
+
+  Returns:
+    The dataset; `origin` says what was left out.
+
+  Raises:
+    InputError: If something cannot be read, naming file, row and column.
+  """
+  files = log_files(path, item_table)
+  drop_bad_rows = choose('dataset.bad_rows', bad_rows, _BAD_ROWS)
+  drop_duplicates = choose('dataset.duplicates', duplicates, _DUPLICATES)
+  if len(delimiter) != 1:
+    raise InputError(f'dataset.delimiter={delimiter!r} is not one character.')
+  if min_rating and not columns['rating']:
+    raise InputError(
+      'dataset.min_rating is given, but dataset.columns.rating names no '
+      'column; give both or neither.'
+    )
+  described = {
+    name: columns[name] for name in ('category', 'title') if columns[name]
+  }
+  log, *item_tables = (
+    tables.Table(
+      file,
+      encoding=encoding,
+      delimiter=delimiter,
+      skip_ragged=drop_bad_rows,
+      remedy=_ROW_REMEDY,
+      column_remedy=_COLUMN_REMEDY,
+    )
+    for file in files
+  )
+  found = event_table.read(
+    log,
+    event_table.Layout(
+      user=columns['user'],
+      item=columns['item'],
+      timestamp=columns['timestamp'],
+      unit=timestamp_unit,
+      attributes={} if item_tables else described,
+      rating=columns['rating'],
+      min_rating=min_rating,
+      drop_bad_rows=drop_bad_rows,
+    ),
+  )
+  _handle_duplicates(found, log, drop_duplicates)
+  filters.k_core(found, k_core)
+  if item_tables:
+    texts = _read_items(item_tables[0], columns['item'], described, found)
+  else:
+    texts = {name: events.attribute_of_items(found, name) for name in described}
+  return events.to_dataset(
+    'logs',
+    found,
+    titles=texts.get('title'),
+    categories={
+      item: split_categories(text, category_separator)
+      for item, text in texts.get('category', {}).items()
+    },
+  )
+
+
+def split_categories(text: str, separator: str) -> list[str]:
+  """Names of the categories in one field; empty ones are left out."""
+  parts = [text]
+  for mark in (event_table.LIST_SEPARATOR, separator):
+    if mark:
+      parts = [piece for part in parts for piece in part.split(mark)]
+  return [part.strip() for part in parts if part.strip()]
+
+
+def _handle_duplicates(
+  found: events.Events, log: tables.Table, drop: bool
+) -> None:
+  repeats = filters.find_repeats(found)
+  if not repeats.any():
+    return
+  first = int(repeats.argmax())
+  row = first if found.rows is None else int(found.rows[first])
+  logging.warning(
+    '%s: %d events repeat the user, item and timestamp of an earlier row, the '
+    'first in %s; they are %s (--config.dataset.duplicates).',
+    log.path,
+    repeats.sum(),
+    log.place(row),
+    'left out' if drop else 'kept',
+  )
+  if drop:
+    found.keep(~repeats, 'repeated events')
+  else:
+    found.notes['repeated events, kept'] = int(repeats.sum())
+
+
+def _read_items(
+  table: tables.Table,
+  item: str,
+  described: dict[str, str],
+  found: events.Events,
+) -> dict[str, dict[str, str]]:
+  """Reads titles and categories of the items in `found`.
+
+  Returns:
+    'title', 'category' -> item id as text -> text.
+  """
+  event_table.check_columns(table, {'item': item, **described})
+  wanted = set(map(str, found.item.values.tolist()))
+  texts: dict[str, dict[str, str]] = {name: {} for name in described}
+  seen: set[str] = set()
+  for _, block in table.blocks([item, *described.values()]):
+    ids = event_table.as_text(table, item, block[item]).to_pylist()
+    for name, column in described.items():
+      values = event_table.as_text(table, column, block[column]).to_pylist()
+      for key, value in zip(ids, values, strict=True):
+        if key in wanted and value is not None:
+          texts[name].setdefault(key, value)
+    seen.update(key for key in ids if key in wanted)
+  missing = len(wanted) - len(seen)
+  if missing:
+    found.notes['items that the item table lacks'] = missing
+  return texts
