@@ -98,6 +98,13 @@ class PretrainPlan:
         'no user has two events that pre-training may see; use more data, or '
         'another pretrain_scope.'
       )
+    if len(self.users) < batch_size:
+      # A user twice in a batch would be its own negative, and correlate.
+      raise InputError(
+        f'{len(self.users)} users can be pre-trained on, fewer than '
+        f'batch_size={batch_size}; choose a smaller batch_size, or use more '
+        f'data.'
+      )
     self._offsets = offsets
     self._visible = visible
     self._max_length = max_length

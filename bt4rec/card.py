@@ -1,0 +1,266 @@
+"""The dataset card: what one has to know about a dataset before training."""
+
+import datetime
+import math
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from bt4rec import splits, tasks
+from bt4rec.datasets import SequenceDataset
+from bt4rec.errors import InputError
+
+_PERCENTILES = (5, 25, 50, 75, 95, 99)
+# Users and items with so few events, or fewer, are called cold.
+_COLD = 5
+
+
+def make_card(dataset: SequenceDataset, config: ConfigDict) -> dict:
+  """Measures a dataset.
+
+  Args:
+    dataset: The dataset.
+    config: A whole config; `seed`, `split_seed` and `pretrain_scope` count.
+
+  Returns:
+    Nested dict of JSON values; shares are in [0, 1].
+  """
+  lengths = dataset.lengths
+  num_items = dataset.catalogue.num_items
+  visible = splits.visible_lengths(config.pretrain_scope, lengths)
+  too_short = lengths < splits.MIN_EVENTS_FOR_FAVORITE
+  events_of_items = np.bincount(dataset.items, minlength=num_items + 1)[1:]
+  return {
+    'name': dataset.name,
+    'origin': dataset.origin,
+    'split_fingerprint': splits.fingerprint(dataset),
+    'users': dataset.num_users,
+    'items': num_items,
+    'events': dataset.num_events,
+    'density': dataset.num_events / (dataset.num_users * num_items),
+    'events_per_user': _spread(lengths),
+    'events_per_item': _spread(events_of_items),
+    'time': _time_span(dataset.timestamps),
+    'categories': _category_coverage(dataset),
+    'ties': tie_report(dataset),
+    'cold_start': {
+      'most_events': _COLD,
+      'users': _share(lengths <= _COLD),
+      'items': _share(events_of_items <= _COLD),
+    },
+    'pretraining': {
+      'scope': config.pretrain_scope,
+      'events_seen': int(visible[visible >= 2].sum()),
+      'users_with_fewer_than_2_such_events': int((visible < 2).sum()),
+      'users_too_short_for_favorite_category': int(too_short.sum()),
+    },
+    'majority_class': {
+      name: majority_accuracy(name, dataset, config) for name in tasks.TASKS
+    },
+  }
+
+
+def _share(flags: np.ndarray) -> float:
+  return float(flags.mean())
+
+
+def _spread(counts: np.ndarray) -> dict[str, float]:
+  cuts = np.percentile(counts, _PERCENTILES)
+  return {
+    'min': int(counts.min()),
+    **{f'p{p}': float(cut) for p, cut in zip(_PERCENTILES, cuts, strict=True)},
+    'max': int(counts.max()),
+    'mean': float(counts.mean()),
+  }
+
+
+def _time_span(timestamps: np.ndarray) -> dict:
+  first, last = int(timestamps.min()), int(timestamps.max())
+  return {
+    'first': _as_date(first),
+    'last': _as_date(last),
+    'days': (last - first) / 86_400,
+  }
+
+
+def _as_date(seconds: int) -> str:
+  try:
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+  except (OverflowError, ValueError, OSError):
+    return f'{seconds} s'
+  return moment.strftime('%Y-%m-%d %H:%M:%S')
+
+
+def _category_coverage(dataset: SequenceDataset) -> dict:
+  catalogue = dataset.catalogue
+  counts = np.diff(catalogue.category_offsets)
+  has_any = np.append(False, counts > 0)
+  per_category = np.bincount(
+    catalogue.category_values, minlength=len(catalogue.category_names)
+  )
+  most_frequent = np.argsort(-per_category, kind='stable')[:10]
+  return {
+    'number': len(catalogue.category_names),
+    'items_with_one': _share(counts > 0),
+    'events_with_one': _share(has_any[dataset.items]),
+    'mean_per_item': float(counts.mean()),
+    'most_frequent': {
+      catalogue.category_names[i]: float(per_category[i] / len(counts))
+      for i in most_frequent
+    },
+  }
+
+
+def tie_report(dataset: SequenceDataset) -> dict[str, float]:
+  """How far time alone fails to order the events.
+
+  Returns:
+    `events`: share of the events with the same second as another one of the
+    same user. `users_with_undetermined_last_item`: share of the users among
+    whose newest events, all of one second, there are different items.
+  """
+  offsets, lengths = dataset.offsets, dataset.lengths
+  timestamps, items = dataset.timestamps, dataset.items
+  equal = timestamps[1:] == timestamps[:-1]
+  # The last event of a user and the first of the next are no tie.
+  equal[offsets[1:-1] - 1] = False
+  tied = np.append(equal, False) | np.append(False, equal)
+  last = offsets[1:] - 1
+  differs = (timestamps == np.repeat(timestamps[last], lengths)) & (
+    items != np.repeat(items[last], lengths)
+  )
+  undetermined = np.bincount(
+    np.repeat(np.arange(len(lengths)), lengths)[differs],
+    minlength=len(lengths),
+  )
+  return {
+    'events': _share(tied),
+    'users_with_undetermined_last_item': _share(undetermined > 0),
+  }
+
+
+def majority_accuracy(
+  name: str, dataset: SequenceDataset, config: ConfigDict
+) -> dict:
+  """How often the most frequent training label is right on validation.
+
+  Validation, since the test labels are looked at by evaluations alone.
+
+  Returns:
+    `answer`, `accuracy`, the number of `examples`; or `not_possible`, why.
+  """
+  task_type = tasks.TASKS[name]
+  catalogue = dataset.catalogue
+  if not task_type.is_ranking and not catalogue.category_names:
+    return {'not_possible': 'no item has a category'}
+  try:
+    task = tasks.make_task(name, dataset, config.split_seed)
+    train, validation = task.train_and_validation(1.0, config.seed)
+  except InputError as error:
+    return {'not_possible': str(error)}
+  weights = task.label_weights
+  if weights is None:
+    answer = int(np.bincount(train.labels).argmax())
+    right = validation.labels == answer
+  else:
+    counts = np.bincount(train.labels, minlength=len(weights))
+    answer = int((counts @ weights).argmax())
+    right = weights[validation.labels, answer] > 0
+  if task.is_ranking:
+    text = catalogue.titles[answer] or catalogue.item_ids[answer]
+  else:
+    text = catalogue.category_names[answer]
+  return {
+    'answer': str(text),
+    'accuracy': _share(right),
+    'examples': len(validation),
+  }
+
+
+def to_markdown(card: dict) -> str:
+  """The card as text to be read."""
+  lines = [
+    f'# {card["name"]}',
+    '',
+    f'{card["users"]:,} users, {card["items"]:,} items, '
+    f'{card["events"]:,} events; density {card["density"]:.2e}; split '
+    f'fingerprint {card["split_fingerprint"]}.',
+    '',
+  ]
+  lines += _origin_lines(card['origin'])
+  names = list(card['events_per_user'])
+  lines += [
+    '| | ' + ' | '.join(names) + ' |',
+    '| --- |' + ' ---: |' * len(names),
+    _row('events per user', card['events_per_user']),
+    _row('events per item', card['events_per_item']),
+    '',
+  ]
+  time, ties, seen = card['time'], card['ties'], card['pretraining']
+  lines += [
+    f'- Time: {time["first"]} to {time["last"]} UTC, {time["days"]:,.1f} days.',
+    f'- Ties: {ties["events"]:.1%} of the events share their second with '
+    f'another one of the same user; for '
+    f'{ties["users_with_undetermined_last_item"]:.1%} of the users the last '
+    f'item is not determined by time. The order of the rows decides.',
+    f'- Cold start: {card["cold_start"]["users"]:.1%} of the users and '
+    f'{card["cold_start"]["items"]:.1%} of the items have at most '
+    f'{card["cold_start"]["most_events"]} events.',
+    f'- Pre-training (scope {seen["scope"]}) sees {seen["events_seen"]:,} '
+    f'events; {seen["users_with_fewer_than_2_such_events"]:,} users have fewer '
+    f'than 2 such events and are left out; '
+    f'{seen["users_too_short_for_favorite_category"]:,} users are too short '
+    f'for favorite_category.',
+  ]
+  lines += _category_lines(card['categories'])
+  lines += ['', 'The most frequent training label, on validation:', '']
+  lines += ['| task | answer | accuracy | examples |']
+  lines += ['| --- | --- | ---: | ---: |']
+  for name, result in card['majority_class'].items():
+    if 'not_possible' in result:
+      lines.append(f'| {name} | {result["not_possible"]} | | |')
+    else:
+      lines.append(
+        f'| {name} | {result["answer"]} | {result["accuracy"]:.1%} | '
+        f'{result["examples"]:,} |'
+      )
+  return '\n'.join(lines) + '\n'
+
+
+def _row(name: str, spread: dict[str, float]) -> str:
+  cells = (
+    f'{value:,.0f}' if math.isclose(value, round(value)) else f'{value:,.1f}'
+    for value in spread.values()
+  )
+  return f'| {name} | ' + ' | '.join(cells) + ' |'
+
+
+def _origin_lines(origin: dict) -> list[str]:
+  if 'rows_read' not in origin:
+    return []
+  lines = [
+    f'- Source {origin["source"]}: {origin["rows_read"]:,} rows read, '
+    f'{origin["events_kept"]:,} events kept.',
+    *(f'- Left out: {n:,} {why}.' for why, n in origin['dropped'].items()),
+    *(f'- Counted: {n:,} {what}.' for what, n in origin['notes'].items()),
+  ]
+  if 'published_snapshot' in origin:
+    lines.append(
+      f'- Published snapshot with these counts: {origin["published_snapshot"]}.'
+    )
+  return [*lines, '']
+
+
+def _category_lines(categories: dict) -> list[str]:
+  if not categories['number']:
+    return ['- Categories: none.']
+  frequent = ', '.join(
+    f'{name} {share:.1%}' for name, share in categories['most_frequent'].items()
+  )
+  return [
+    f'- Categories: {categories["number"]}; '
+    f'{categories["items_with_one"]:.1%} of the items and '
+    f'{categories["events_with_one"]:.1%} of the events have one, '
+    f'{categories["mean_per_item"]:.2f} per item on average. Share of the '
+    f'items: {frequent}.'
+  ]
