@@ -41,7 +41,7 @@ def _write(folder: pathlib.Path, seed: int = 0) -> list[tuple[int, ...]]:
     ''.join('{}::{}::{}::{}\n'.format(*rating) for rating in ratings)
   )
   lines = [
-    f'{movie}::Title {movie}: é (1995)::{"|".join(_GENRES[: 1 + movie % 4])}\n'
+    f'{movie}::Film {movie}: é ñ (1995)::{"|".join(_GENRES[: 1 + movie % 4])}\n'
     for movie in (1, 2, 3, 4, 5, 7, 30)
   ]
   lines.append('111::A::B (2000)::Drama\n')
@@ -134,7 +134,7 @@ class TestReadFiles:
   def test_catalogue_has_the_rated_movies_as_they_are_written(self, folder):
     catalogue = movielens.read_ml1m(str(folder), False).catalogue
     assert catalogue.item_ids.tolist() == [1, 2, 5, 7, 30, 111]
-    assert catalogue.titles[0] == 'Title 1: é (1995)'
+    assert catalogue.titles[0] == 'Film 1: é ñ (1995)'
     assert catalogue.titles[-1] == 'A::B (2000)'
     assert catalogue.category_names == _GENRES
     # Movie 1 has the first two genres, movie 7 all four, movie 111 the third.

@@ -41,12 +41,15 @@ def _draws(world) -> tuple[np.ndarray, np.ndarray]:
   dataset = synthetic.make_dataset(world)
   logits = synthetic.make_truth(world).astype(np.float64)
   drawn = dataset.items - 1
-  for user in range(dataset.num_users):
-    first, end = dataset.offsets[user : user + 2]
+  for first, end in _users(dataset):
     for event in range(first, end):
       logits[event + 1 : end, drawn[event]] = -np.inf
   weights = np.exp(logits - logits.max(1, keepdims=True))
   return drawn, weights / weights.sum(1, keepdims=True)
+
+
+def _users(dataset):
+  return zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)
 
 
 class TestMakeDataset:
@@ -79,9 +82,7 @@ class TestMakeDataset:
 
   def test_time_goes_on_within_a_user(self):
     dataset = synthetic.make_dataset(_WORLD)
-    for first, end in zip(
-      dataset.offsets[:-1], dataset.offsets[1:], strict=True
-    ):
+    for first, end in _users(dataset):
       assert (np.diff(dataset.timestamps[first:end]) > 0).all()
 
   def test_items_have_one_or_two_categories(self):
@@ -111,15 +112,45 @@ class TestMakeTruth:
     # Chi-squared with 37 degrees of freedom: above 80 once in 20,000.
     assert (z**2).sum() < 80
 
-  @pytest.mark.parametrize('world', [_WORLD, _SPARSE_WORLD])
-  def test_draws_are_as_likely_as_it_says(self, world):
-    drawn, p = _draws(world)
-    log_p = np.log(np.maximum(p, 1e-300))
-    likelihood = log_p[np.arange(len(drawn)), drawn].sum()
-    mean = (p * log_p).sum(1)
-    variance = (p * log_p**2).sum(1) - mean**2
-    z = (likelihood - mean.sum()) / np.sqrt(variance.sum())
-    assert abs(z) < 4
+  @pytest.mark.parametrize('feature', ['itself', 'drift', 'mean'])
+  def test_draws_follow_its_interests(self, feature):
+    drawn, p = _draws(_WORLD)
+    truth = synthetic.make_truth(_WORLD)
+    mean = np.empty_like(truth)
+    for first, end in _users(synthetic.make_dataset(_WORLD)):
+      mean[first:end] = truth[first:end].mean(0)
+    values = {'itself': truth, 'drift': truth - mean, 'mean': mean}[feature]
+    # The interests do not depend on the draws, so that given them the value
+    # of the item drawn has mean and variance under `p`.
+    expected = (p * values).sum(1)
+    variance = (p * values**2).sum(1) - expected**2
+    found = values[np.arange(len(drawn)), drawn]
+    assert abs((found - expected).sum()) < 4 * np.sqrt(variance.sum())
+
+  def test_columns_are_those_of_the_catalogue(self):
+    # More users of the same items: the drawing of items comes first.
+    whole = dataclasses.replace(_SPARSE_WORLD, num_users=2_000)
+    catalogue = synthetic.make_dataset(_SPARSE_WORLD).catalogue
+    items = catalogue.item_ids - 1
+    assert synthetic.make_dataset(whole).catalogue.num_items == 211
+    truth = synthetic.make_truth(_SPARSE_WORLD)
+    whole_truth = synthetic.make_truth(whole)[:, items]
+    # Items of the same categories differ by their popularity, in both worlds
+    # and at every event.
+    weights = catalogue.category_weights()[1:-1]
+    pairs = [
+      (i, k)
+      for i in range(len(items))
+      for k in range(i)
+      if (weights[i] == weights[k]).all()
+    ]
+    assert len(pairs) > 9
+    for i, k in pairs:
+      difference = whole_truth[0, i] - whole_truth[0, k]
+      for table in (truth, whole_truth):
+        np.testing.assert_allclose(
+          table[:, i] - table[:, k], difference, atol=1e-4
+        )
 
   def test_interests_stay_without_drift_and_move_with_it(self):
     offsets = synthetic.make_dataset(_WORLD).offsets
