@@ -107,9 +107,10 @@ def read_ml20m(path: str, expect_official: bool) -> sequences.SequenceDataset:
   )
   for ids in (ratings.user.values, ratings.item.values):
     if ids.dtype.kind != 'i':
+      example = next((i for i in ids.tolist() if not i.isdecimal()), ids[0])
       raise InputError(
-        f'{ratings_file} has the id {ids[-1]!r}, which is no integer; '
-        f'{_UNPACK}.'
+        f'{ratings_file} has the id {str(example)[:40]!r}, which is no whole '
+        f'number; {_UNPACK}.'
       )
   titles, categories = _read_movies_csv(movies_file)
   dataset = events.to_dataset(
