@@ -1,6 +1,11 @@
 """Checkpoints through Orbax: asynchronous, latest and best kept apart."""
 
+import contextlib
+import glob
+import json
 import os
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,6 +32,7 @@ class Checkpointer:
 
   def __init__(self, workdir: str, keep: int = 1):
     self._directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
+    _remove_broken_metrics(self._directory)
     policies = [
       checkpoint_managers.LatestN(keep),
       checkpoint_managers.BestN(
@@ -75,31 +81,51 @@ class Checkpointer:
   def restore_latest(self, like: Any) -> tuple[Any, dict] | None:
     """Restores the latest checkpoint that can be read.
 
+    Later ones that cannot are moved to `checkpoints_unreadable/`: left where
+    they are, they would stand in the way of those to come.
+
     Args:
       like: Tree of the arrays expected; placed on its devices, whatever
         devices the checkpoint came from.
 
     Returns:
       State and meta, or None if there is no checkpoint.
+
+    Raises:
+      InputError: If there are checkpoints, and none can be read.
     """
+    unreadable: list[int] = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        return self._restore(step, like)
-      except (ValueError, OSError, KeyError) as error:
-        logging.warning(
-          'checkpoint %s/%d cannot be read (%s); falling back to the one '
-          'before.',
-          self._directory,
-          step,
-          str(error).split('\n')[0],
-        )
+        restored = self._restore(step, like)
+      except InputError as error:
+        logging.warning('%s Falling back to the one before.', error)
+        unreadable.append(step)
+        continue
+      self._set_aside(unreadable)
+      return restored
+    if unreadable:
+      raise InputError(
+        f'none of the checkpoints {sorted(unreadable)} in {self._directory} '
+        f'can be read; restore the files, or start in another workdir.'
+      )
     return None
+
+  def _set_aside(self, steps: list[int]) -> None:
+    aside = f'{self._directory}_unreadable'
+    for step in steps:
+      os.makedirs(aside, exist_ok=True)
+      # One that failed before at the same step is of no use any more.
+      shutil.rmtree(os.path.join(aside, str(step)), ignore_errors=True)
+      shutil.move(os.path.join(self._directory, str(step)), aside)
+    if steps:
+      self._manager.reload()
 
   def restore_best(self, like: Any) -> tuple[Any, dict]:
     """Restores the best checkpoint, or the latest if none has a metric.
 
     Raises:
-      InputError: If there is none.
+      InputError: If there is none, or it cannot be read.
     """
     return self._restore(self._best_or_latest(), like)
 
@@ -116,7 +142,11 @@ class Checkpointer:
   def restore_best_params(self) -> tuple[dict, dict]:
     """As `restore_best`, but only the parameters and without a template."""
     step = self._best_or_latest()
-    tree = self._manager.item_metadata(step)['state'].tree['params']
+    with self._reading(step):
+      metadata = self._manager.item_metadata(step)['state']
+      if metadata is None:
+        raise ValueError('it has no state')
+      tree = metadata.tree['params']
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
       lambda array: jax.ShapeDtypeStruct(
@@ -131,18 +161,30 @@ class Checkpointer:
     self, step: int, like: Any, partial: bool = False
   ) -> tuple[Any, dict]:
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          item=abstract,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-          partial_restore=partial,
+    with self._reading(step):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeRestore(
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=partial,
+          ),
+          meta=ocp.args.JsonRestore(),
         ),
-        meta=ocp.args.JsonRestore(),
-      ),
-    )
+      )
     return restored['state'], restored['meta']
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    """Turns what Orbax raises at a broken checkpoint into a sentence."""
+    try:
+      yield
+    except (ValueError, OSError, KeyError) as error:
+      reason = str(error).split('\n')[0]
+      raise InputError(
+        f'checkpoint {self._directory}/{step} cannot be read ({reason}).'
+      ) from error
 
   def wait(self) -> None:
     """Blocks until what was saved is on disk."""
@@ -151,6 +193,20 @@ class Checkpointer:
   def close(self) -> None:
     """Waits and releases the threads."""
     self._manager.close()
+
+
+def _remove_broken_metrics(directory: str) -> None:
+  """Removes metrics that are no JSON: Orbax would refuse the directory.
+
+  Such a checkpoint may still be the latest, but it is no longer the best.
+  """
+  for path in glob.glob(os.path.join(directory, '*', 'metrics', 'metrics')):
+    try:
+      with open(path) as f:
+        json.load(f)
+    except ValueError:
+      logging.warning('%s cannot be read; its checkpoint has no metric.', path)
+      os.remove(path)
 
 
 def restore_params(workdir: str) -> tuple[dict, dict]:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import logging as python_logging
 import os
 import sys
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def _quiet_libraries() -> None:
   package = os.path.dirname(os.path.abspath(__file__))
 
   def is_ours_or_grave(record) -> bool:
-    return record.levelno >= logging.logging.ERROR or os.path.abspath(
+    return record.levelno >= python_logging.ERROR or os.path.abspath(
       record.pathname
     ).startswith(package)
 
@@ -113,7 +114,7 @@ def _value_of(argv: list[str], name: str) -> str | None:
   for number, flag in enumerate(argv):
     key, equals, value = flag.lstrip('-').partition('=')
     if flag.startswith('-') and key == name:
-      return value if equals else (argv[number + 1 :] or [None])[0]
+      return value if equals else ''.join(argv[number + 1 : number + 2])
   return None
 
 

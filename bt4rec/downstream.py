@@ -352,7 +352,7 @@ def _apply_head(head, params, h):
   return head.apply({'params': params}, h)
 
 
-def _cross_entropy(outputs: jax.Array, batch: dict) -> jax.Array:
+def _cross_entropy(outputs, batch: dict) -> jax.Array:
   """Mean cross-entropy of head outputs, [batch, dim or num_classes]."""
   if 'item_table' in batch:
     outputs = outputs @ batch['item_table'].T

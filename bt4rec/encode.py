@@ -91,12 +91,12 @@ class Encoder:
       [num_windows, dim] float32.
     """
     h = np.empty((len(start), self.dim), np.float32)
-    events = jnp.asarray(events)
+    on_device = jnp.asarray(events)
     for rows, real in pipeline.padded_blocks(len(start), _BLOCK):
       block = _embed_block(
         self.module,
         self.params,
-        events,
+        on_device,
         start[rows].astype(np.int32),
         length[rows],
         self.max_length,

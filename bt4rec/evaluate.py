@@ -15,7 +15,7 @@ from bt4rec.tasks import Examples, Task
 _BLOCK = 512
 _ITEM_BLOCK = 8192
 # Row numbers of a block of examples -> their queries [block, dim].
-Query = Callable[[np.ndarray], jax.Array]
+Query = Callable[[np.ndarray], jax.Array | np.ndarray]
 
 
 @functools.partial(jax.jit, static_argnames=('item_block',))
@@ -214,7 +214,7 @@ def evaluate(
     The metrics, and the outcome of each example: its rank, or whether it was
     classified right.
   """
-  if not task.is_ranking:
+  if item_table is None:
     return classify_examples(task, examples, query)
   if bias is None:
     bias = jnp.zeros(len(item_table))

@@ -1,7 +1,5 @@
 """From config to learning-rate schedule and optax transformation."""
 
-from collections.abc import Callable
-
 import jax
 import optax
 from ml_collections import ConfigDict
@@ -9,9 +7,7 @@ from ml_collections import ConfigDict
 from bt4rec.errors import InputError
 
 
-def make_schedule(
-  config: ConfigDict, total_steps: int
-) -> Callable[[int], float]:
+def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
   """Linear warm-up from 0, then cosine decay to 0 at `total_steps`.
 
   Raises:
@@ -49,7 +45,7 @@ def decay_mask(params, exclude: tuple[str, ...]):
 
 
 def make_optimizer(
-  config: ConfigDict, schedule: Callable[[int], float]
+  config: ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
   """AdamW with clipping by global norm.
 

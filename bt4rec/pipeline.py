@@ -15,6 +15,7 @@ slower.
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -166,9 +167,7 @@ def gather_windows(
   return jnp.where(position < length[:, None], window, 0)
 
 
-def materialize(
-  batch: dict[str, jax.Array], max_length: int
-) -> dict[str, jax.Array]:
+def materialize(batch: dict[str, Any], max_length: int) -> dict[str, Any]:
   """Gives a batch its windows, whichever feed it came through.
 
   Args:

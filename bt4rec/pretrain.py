@@ -122,7 +122,7 @@ def log_item_probability(
     weights=1.0 / per_event[seen],
     minlength=dataset.catalogue.vocabulary_size,
   )
-  weight /= max((visible > 0).sum(), 1)
+  weight = weight / max((visible > 0).sum(), 1)
   smallest = weight[weight > 0].min(initial=1.0)
   return np.log(np.maximum(weight, smallest)).astype(np.float32)
 

@@ -194,7 +194,7 @@ class _Progress:
   def __init__(self, grid: list[Cell]):
     self._left = list(grid)
     self._total = len(grid)
-    self._seconds = defaultdict(list)
+    self._seconds: dict[str, list[float]] = defaultdict(list)
 
   def skip(self, cell: Cell) -> None:
     self._left.remove(cell)

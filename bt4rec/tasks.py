@@ -165,7 +165,8 @@ class NextCategory(NextItem):
 
   def __init__(self, dataset: SequenceDataset, split_seed: int):
     super().__init__(dataset, split_seed)
-    self.label_weights = dataset.catalogue.category_weights()[1:-1]
+    self._weights = dataset.catalogue.category_weights()[1:-1]
+    self.label_weights = self._weights
 
   @property
   def num_classes(self) -> int:
@@ -173,7 +174,7 @@ class NextCategory(NextItem):
 
   def _examples(self, users: np.ndarray, ends: np.ndarray) -> Examples:
     examples = super()._examples(users, ends)
-    has_category = self.label_weights[examples.labels].any(axis=1)
+    has_category = self._weights[examples.labels].any(axis=1)
     if not has_category.all():
       logging.info(
         '%s: %d of %d targets have no category and are skipped',

@@ -102,7 +102,7 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
     the meta it was stored with.
 
   Raises:
-    NonFiniteLossError: At the first loss that is not finite.
+    NonFiniteLossError: At the first loss or update that is not finite.
     SystemExit: After SIGTERM, with status 143, when the state is saved.
   """
   checkpointer = Checkpointer(workdir, job.keep_checkpoints)
@@ -113,7 +113,9 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
       state, meta = restored
       selection = _Selection(**meta['selection'])
       logging.info('%s: resumed at step %d', job.name, int(state.step))
-    run = _Run(job, workdir, checkpointer, state, selection)
+    run = _Run(
+      job, workdir, checkpointer, state, selection, restored is not None
+    )
     with contextlib.closing(run):
       run.train(stop)
     return checkpointer.restore_best(job.state)
@@ -129,31 +131,38 @@ class _Run:
     checkpointer: Checkpointer,
     state: TrainState,
     selection: _Selection,
+    is_resumed: bool,
   ):
     self._job = job
     self._workdir = workdir
     self._checkpointer = checkpointer
     self._selection = selection
+    self._is_resumed = is_resumed
     self._step = int(state.step)
     self._state = job.step.replicate(state)
     self._tables = job.step.replicate(job.tables)
-    self._writer = writer.MetricsWriter(workdir, self._step, job.tensorboard)
+    # A run that starts afresh keeps no line, not even of step 0.
+    self._writer = writer.MetricsWriter(
+      workdir, self._step if is_resumed else -1, job.tensorboard
+    )
     self._progress = writer.Progress(
       job.name, job.total_steps, self._step, job.batch_size
     )
-    self._pending: list[jax.Array] = []
+    self._pending: list[tuple[jax.Array, jax.Array]] = []
     self._metrics: dict[str, jax.Array] = {}
 
   def train(self, stop: threading.Event) -> None:
     job = self._job
     batches = job.feed(self._step)
-    if self._step == 0:
+    if not self._is_resumed:
       self._evaluate_and_save()
     while self._step < job.total_steps and not self._selection.stopped:
       batch = {**job.step.place_batch(next(batches)), **self._tables}
       self._state, self._metrics = job.step(self._state, batch)
-      # Losses stay on the device until the next log: no sync per step.
-      self._pending.append(self._metrics['loss'])
+      # They stay on the device until the next log: no sync per step.
+      self._pending.append(
+        (self._metrics['loss'], self._metrics['update_norm'])
+      )
       self._step += 1
       last = self._step == job.total_steps
       if last or self._step % job.log_every_steps == 0:
@@ -185,16 +194,22 @@ class _Run:
     return bool(period) and self._step % period == 0
 
   def _check_finite(self) -> None:
-    # Under pmap each loss comes once per device, all equal.
-    losses = [np.ravel(loss)[0] for loss in jax.device_get(self._pending)]
-    self._pending = []
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad):
-      step = self._step - len(losses) + int(bad[0]) + 1
+    first = self._step - len(self._pending) + 1
+    pending, self._pending = jax.device_get(self._pending), []
+    for step, numbers in enumerate(pending, start=first):
+      # Under pmap each comes once per device, all equal.
+      loss, update_norm = (float(np.ravel(number)[0]) for number in numbers)
+      self._require_finite('loss', loss, step)
+      # A finite loss may have a gradient that is not, and the parameters
+      # would be saved before the next loss shows it.
+      self._require_finite('update', update_norm, step)
+
+  def _require_finite(self, name: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
       raise NonFiniteLossError(
-        f'{self._job.name}: the loss of step {step} is {losses[bad[0]]}; '
-        f'lower optimizer.learning_rate or optimizer.clip_norm. The '
-        f'checkpoints before it are in {self._workdir}.'
+        f'{self._job.name}: the {name} of step {step} is {value}; lower '
+        f'optimizer.learning_rate or optimizer.clip_norm. The checkpoints '
+        f'before it are in {self._workdir}.'
       )
 
   def _log(self) -> None:
@@ -219,6 +234,8 @@ class _Run:
   def _evaluate_and_save(self) -> None:
     self._check_finite()
     numbers = self._job.evaluate(self._job.step.unreplicate(self._state))
+    if SELECT in numbers:
+      self._require_finite('validation loss', numbers[SELECT], self._step)
     if numbers:
       self._writer.write(self._step, numbers)
     if SELECT in numbers:

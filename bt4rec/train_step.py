@@ -25,7 +25,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_train_step(
   loss_fn: LossFn,
   tx: optax.GradientTransformation,
-  schedule: Callable[[jax.Array], jax.Array],
+  schedule: optax.Schedule,
   axis_name: str | None = None,
 ) -> Step:
   """Returns the pure step `(state, batch) -> (state, metrics)`.

@@ -71,22 +71,17 @@ class Progress:
     self._name = name
     self._total = total
     self._unit = unit_per_step
-    self._last = (first, time.monotonic())
-    # The first steps compile; the estimate starts after them.
-    self._start = None
+    self._last = self._start = (first, time.monotonic())
+    # The first interval compiles; the estimate starts after it.
+    self._is_first = True
 
   def rate(self, step: int) -> dict[str, float]:
     """Sequences per second since the last call, and seconds left."""
-    now = time.monotonic()
-    last_step, last_time = self._last
-    self._last = (step, now)
-    if self._start is None:
-      self._start = (last_step, last_time)
-      speed = (step - last_step) / max(now - last_time, 1e-9)
-      self._start = (step, now)
-    else:
-      speed = (step - self._start[0]) / max(now - self._start[1], 1e-9)
-    recent = (step - last_step) / max(now - last_time, 1e-9)
+    now = (step, time.monotonic())
+    recent, speed = _speed(self._last, now), _speed(self._start, now)
+    self._last = now
+    if self._is_first:
+      self._start, self._is_first = now, False
     return {
       'sequences_per_second': recent * self._unit,
       'eta_seconds': (self._total - step) / max(speed, 1e-9),
@@ -102,3 +97,8 @@ class Progress:
     left = metrics.get('eta_seconds')
     eta = '' if left is None else f' ETA {format_seconds(left)}'
     logging.info('%s %d/%d %s%s', self._name, step, self._total, numbers, eta)
+
+
+def _speed(before: tuple[int, float], now: tuple[int, float]) -> float:
+  """Steps per second between two (step, seconds)."""
+  return (now[0] - before[0]) / max(now[1] - before[1], 1e-9)

@@ -43,7 +43,7 @@ def in_batch_softmax_loss(
   Returns:
     The scalar loss over the global batch, and the scalar `accuracy`.
   """
-  first = 0
+  first: jax.Array | int = 0
   everything = (item, target, log_q)
   if axis_name:
     first = lax.axis_index(axis_name) * len(target)
@@ -120,7 +120,7 @@ class DualEncoder(nn.Module):
     context, target = split_context(
       rng, batch['items'], batch['index'], self.min_context
     )
-    temperature = 1.0
+    temperature: jax.Array | float = 1.0
     if self.learned_temperature:
       temperature = jnp.exp(
         self.param(
