@@ -39,7 +39,8 @@ def barlow_twins_loss(
     The scalar loss, and scalars: its unweighted terms `invariance` and
     `redundancy`, both also `_per_dim` (divided by the number of entries they
     sum over: `dim` and `dim * (dim - 1)`), so that runs of different widths
-    can be compared, and the mean of the diagonal, `diagonal`.
+    can be compared; the mean of the diagonal, `diagonal`; and the root mean
+    square of the other entries, `off_diagonal_rms`.
 
   Raises:
     ValueError: If the two views differ in shape.
@@ -71,6 +72,7 @@ def barlow_twins_loss(
     'invariance_per_dim': invariance / dim,
     'redundancy_per_dim': redundancy / max(dim * (dim - 1), 1),
     'diagonal': diagonal.mean(),
+    'off_diagonal_rms': jnp.sqrt(redundancy / max(dim * (dim - 1), 1)),
   }
   return invariance + lambd * redundancy, terms
 
