@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,14 +104,14 @@ class CompiledStep:
       return step(state, batch)
 
     self._is_pmap = choose('parallelism', parallelism, _PARALLELISM)
+    mesh = Mesh(np.array(self._devices), (AXIS,))
+    self._replicated = NamedSharding(mesh, PartitionSpec())
+    self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
     if self._is_pmap:
       self._step = jax.pmap(
         traced, axis_name=AXIS, devices=self._devices, donate_argnums=0
       )
     else:
-      mesh = Mesh(np.array(self._devices), (AXIS,))
-      self._replicated = NamedSharding(mesh, PartitionSpec())
-      self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
       self._step = jax.jit(traced, donate_argnums=0)
 
   def __call__(
@@ -123,23 +122,26 @@ class CompiledStep:
 
   def place_batch(self, batch: dict[str, np.ndarray]) -> Batch:
     """Splits arrays with the batch as leading axis over the devices."""
-    if not self._is_pmap:
-      return jax.device_put(batch, self._sharded)
-    return jax.tree.map(
-      lambda x: x.reshape(len(self._devices), -1, *x.shape[1:]), batch
-    )
+    if self._is_pmap:
+      batch = jax.tree.map(
+        lambda x: x.reshape(len(self._devices), -1, *x.shape[1:]), batch
+      )
+    return jax.device_put(batch, self._sharded)
 
   def replicate(self, tree):
     """Puts a copy of a tree, such as a state or a table, on every device."""
     if not self._is_pmap:
       # Copied, because the step donates its state.
       return jax.device_put(jax.tree.map(jnp.copy, tree), self._replicated)
-    return flax.jax_utils.replicate(tree, self._devices)
+    # Placed as the step places its results: flax.jax_utils.replicate names the
+    # axis otherwise, and the second step would be traced and compiled again.
+    copies = jax.tree.map(lambda x: jnp.stack([x] * len(self._devices)), tree)
+    return jax.device_put(copies, self._sharded)
 
   def unreplicate(self, tree):
     """Takes one copy of what `replicate` placed, safe from donation."""
     if self._is_pmap:
-      tree = flax.jax_utils.unreplicate(tree)
+      tree = jax.tree.map(lambda x: x[0], tree)
     return jax.tree.map(jnp.copy, tree)
 
 
