@@ -64,7 +64,8 @@ def barlow_twins_loss(
   c = mean(standardize(z_a).T @ standardize(z_b) / len(z_a))  # [dim, dim]
   diagonal = jnp.diagonal(c)
   invariance = jnp.sum((1.0 - diagonal) ** 2)
-  redundancy = jnp.sum(c**2) - jnp.sum(diagonal**2)
+  # Not the difference of two sums, which rounding can make negative.
+  redundancy = jnp.sum((c - jnp.diag(diagonal)) ** 2)
   dim = z_a.shape[1]
   terms = {
     'invariance': invariance,
