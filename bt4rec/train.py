@@ -82,6 +82,8 @@ class _Selection:
       self.best, self.best_step = value, step
       self.evaluations_since_best = 0
       return
+    if value == self.best:
+      self.best_step = step  # The one that the checkpoints count as best.
     self.evaluations_since_best += 1
     if patience and self.evaluations_since_best >= patience:
       self.stopped = True

@@ -1,0 +1,470 @@
+"""The loop: resume, early stopping, loud failures, signals, a real kill."""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bt4rec import checkpoint, pretrain, train, train_step
+from bt4rec.errors import InputError, NonFiniteLossError
+from bt4rec.train_state import create_train_state
+from tests import tiny
+
+_BATCH = 8
+# They depend on the clock.
+_TIMING = ('sequences_per_second', 'eta_seconds')
+
+
+def _job(
+  *,
+  loss_fn=None,
+  validation=None,
+  parallelism='jit',
+  start=1.0,
+  on_batch=lambda step: None,
+  **overrides,
+) -> train.Job:
+  """Least squares whose gradient draws on everything a resume must restore.
+
+  Args:
+    loss_fn: Replaces the loss.
+    validation: Step -> validation loss; None is the parameter's square.
+    parallelism: 'jit' or 'pmap'.
+    start: Initial parameter.
+    on_batch: Called with the step before its batch is made.
+    **overrides: Fields of the job.
+  """
+  axis_name = train_step.axis_name_of(parallelism)
+
+  def default_loss(params, batch_stats, batch, rng):
+    target = batch['x'].mean() + jax.random.normal(rng)
+    if axis_name:
+      target = jax.lax.pmean(target, axis_name)
+    mean = 0.9 * batch_stats['mean'] + 0.1 * target
+    loss = (params['w'] - target - mean) ** 2
+    return loss, ({'target': target}, {'mean': mean})
+
+  schedule = optax.linear_schedule(0.1, 0.0, 20)
+  tx = optax.adam(schedule)
+  variables = {
+    'params': {'w': jnp.float32(start)},
+    'batch_stats': {'mean': jnp.float32(0)},
+  }
+
+  def feed(first_step):
+    for step in itertools.count(first_step):
+      on_batch(step)
+      yield {'x': np.arange(_BATCH, dtype=np.float32) * (step % 3)}
+
+  def evaluate(state):
+    if validation is None:
+      return {train.SELECT: float(state.params['w']) ** 2}
+    value = validation(int(state.step))
+    return {} if value is None else {train.SELECT: value}
+
+  return train.Job(
+    **{
+      'name': 'test',
+      'state': create_train_state(variables, tx, jax.random.key(0)),
+      'step': train_step.CompiledStep(
+        train_step.make_train_step(
+          loss_fn or default_loss, tx, schedule, axis_name
+        ),
+        parallelism,
+        _BATCH,
+      ),
+      'feed': feed,
+      'tables': {},
+      'total_steps': 12,
+      'batch_size': _BATCH,
+      'log_every_steps': 2,
+      'eval_every_steps': 3,
+      'checkpoint_every_steps': 0,
+      'keep_checkpoints': 1,
+      'patience': 0,
+      'meta': {'name': 'test'},
+      'evaluate': evaluate,
+      'tensorboard': False,
+      **overrides,
+    }
+  )
+
+
+class _KilledError(Exception):
+  """Stands for the end of the process."""
+
+
+def _killed_at(killed_step):
+  def on_batch(step):
+    if step == killed_step:
+      raise _KilledError
+
+  return on_batch
+
+
+def _lines(workdir, but=_TIMING):
+  text = (pathlib.Path(workdir) / 'metrics.jsonl').read_text()
+  return [
+    {key: value for key, value in json.loads(line).items() if key not in but}
+    for line in text.splitlines()
+  ]
+
+
+def _steps(workdir):
+  names = os.listdir(pathlib.Path(workdir) / 'checkpoints')
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def _latest(job, workdir):
+  checkpointer = checkpoint.Checkpointer(str(workdir))
+  try:
+    return checkpointer.restore_latest(job.state)
+  finally:
+    checkpointer.close()
+
+
+def _assert_same_bits(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x, y = jax.random.key_data(x), jax.random.key_data(y)
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True)
+
+
+class TestResume:
+  @pytest.mark.parametrize('parallelism', ['jit', 'pmap'])
+  def test_stopped_and_resumed_equals_uninterrupted(
+    self, parallelism, tmp_path
+  ):
+    whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
+    job = _job(parallelism=parallelism)
+    train.fit(job, whole)
+    # Steps 7 and 8 come after the last checkpoint and are done again.
+    with pytest.raises(_KilledError):
+      train.fit(_job(parallelism=parallelism, on_batch=_killed_at(8)), parts)
+    assert [line['step'] for line in _lines(parts)][-1] == 8
+    train.fit(job, parts)
+    _assert_same_bits(_latest(job, whole)[0], _latest(job, parts)[0])
+    assert _latest(job, whole)[1] == _latest(job, parts)[1]
+    assert _lines(whole) == _lines(parts)
+
+  def test_first_steps_done_again_leave_no_line_twice(self, tmp_path):
+    whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
+    train.fit(_job(), whole)
+    # Killed before the first checkpoint was written, though after its line.
+    os.makedirs(parts)
+    line = {'step': 0, train.SELECT: 5.0}
+    pathlib.Path(parts, 'metrics.jsonl').write_text(json.dumps(line) + '\n')
+    # Killed after it.
+    with pytest.raises(_KilledError):
+      train.fit(_job(on_batch=_killed_at(1)), parts)
+    train.fit(_job(), parts)
+    assert _lines(whole) == _lines(parts)
+
+  def test_each_kind_of_line_comes_once_at_its_steps(self, tmp_path):
+    train.fit(_job(), str(tmp_path))
+    lines = _lines(tmp_path)
+    logs = [line['step'] for line in lines if 'loss' in line]
+    evaluations = [line['step'] for line in lines if train.SELECT in line]
+    assert logs == [2, 4, 6, 8, 10, 12]
+    assert evaluations == [0, 3, 6, 9, 12]
+    assert len(lines) == len(logs) + len(evaluations)
+    assert set(_lines(tmp_path, but=())[1]) == {
+      *('step', 'loss', 'target', 'gradient_norm', 'parameter_norm'),
+      *('update_norm', 'learning_rate', *_TIMING),
+    }
+
+  def test_finished_run_is_not_trained_again(self, tmp_path):
+    state, meta = train.fit(_job(), str(tmp_path))
+    before = _lines(tmp_path, but=())
+    job = _job(on_batch=_killed_at(12))
+    again, meta_again = train.fit(job, str(tmp_path))
+    _assert_same_bits(state, again)
+    assert meta == meta_again
+    assert _lines(tmp_path, but=()) == before
+
+  def test_job_can_be_used_twice(self, tmp_path):
+    # Its state is donated to the step by no copy but the loop's own.
+    job = _job()
+    first, _ = train.fit(job, str(tmp_path / 'a'))
+    second, _ = train.fit(job, str(tmp_path / 'b'))
+    _assert_same_bits(first, second)
+
+  def test_pmap_continues_what_jit_began(self, tmp_path):
+    with pytest.raises(_KilledError):
+      train.fit(_job(on_batch=_killed_at(7)), str(tmp_path))
+    train.fit(_job(parallelism='pmap'), str(tmp_path))
+    assert [line['step'] for line in _lines(tmp_path)][-1] == 12
+
+  def test_further_checkpoints_come_at_their_period(self, tmp_path):
+    job = _job(
+      validation=lambda step: float(step),
+      checkpoint_every_steps=5,
+      keep_checkpoints=9,
+    )
+    train.fit(job, str(tmp_path))
+    assert _steps(tmp_path) == [0, 3, 5, 6, 9, 10, 12]
+
+
+# Step -> validation loss, 2 twice.
+_VALIDATION = {0: 9.0, 3: 2.0, 6: 5.0, 9: 2.0, 12: 4.0, 15: 1.0, 18: 0.5}
+
+
+class TestSelection:
+  def _patient(self, **overrides):
+    return _job(
+      validation=_VALIDATION.__getitem__,
+      patience=3,
+      total_steps=18,
+      **overrides,
+    )
+
+  def test_returns_the_best_and_keeps_the_latest(self, tmp_path):
+    job = _job(validation=_VALIDATION.__getitem__)
+    state, meta = train.fit(job, str(tmp_path))
+    assert int(state.step) == meta['selection']['best_step']
+    assert int(state.step) == 9  # The last of equal values.
+    assert _steps(tmp_path) == [9, 12]
+
+  def test_returns_the_latest_without_validation(self, tmp_path):
+    state, _ = train.fit(_job(validation=lambda step: None), str(tmp_path))
+    assert int(state.step) == 12
+    assert _steps(tmp_path) == [12]
+
+  def test_stops_when_patience_ends(self, tmp_path):
+    train.fit(self._patient(), str(tmp_path))
+    # 6, 9 (no better than 3) and 12 are the three without improvement.
+    assert [line['step'] for line in _lines(tmp_path)][-1] == 12
+
+  @pytest.mark.parametrize('killed_step', [7, 10, 11])
+  def test_patience_survives_a_resume(self, killed_step, tmp_path):
+    whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
+    job = self._patient()
+    train.fit(job, whole)
+    with pytest.raises(_KilledError):
+      train.fit(self._patient(on_batch=_killed_at(killed_step)), parts)
+    train.fit(job, parts)
+    assert _lines(whole) == _lines(parts)
+    assert _latest(job, whole)[1] == _latest(job, parts)[1]
+    assert _latest(job, parts)[1]['selection'] == {
+      'best': 2.0,
+      'best_step': 9,
+      'evaluations_since_best': 3,
+      'stopped': True,
+    }
+
+  def test_stopped_run_stays_stopped(self, tmp_path):
+    train.fit(self._patient(), str(tmp_path))
+    train.fit(self._patient(on_batch=_killed_at(12)), str(tmp_path))
+    assert _steps(tmp_path)[-1] == 12
+
+
+def _loss_bad_at(bad_step, value):
+  """A loss that is `value` at one step, counted from 1, and after it."""
+
+  def loss_fn(params, batch_stats, batch, rng):
+    del rng
+    count = batch_stats['mean'] + 1
+    loss = params['w'] ** 2 + 0 * batch['x'].sum()
+    bad = jnp.where(count >= bad_step, value, 0.0)
+    return loss + params['w'] * bad, ({}, {'mean': count})
+
+  return loss_fn
+
+
+def _assert_checkpoints_are_finite(job, workdir):
+  checkpointer = checkpoint.Checkpointer(str(workdir), 99)
+  for step in _steps(workdir):
+    state, _ = checkpointer._restore(step, job.state)
+    assert all(np.isfinite(x) for x in jax.tree.leaves(state.params)), step
+  checkpointer.close()
+
+
+class TestNonFinite:
+  @pytest.mark.parametrize('value', [np.nan, np.inf])
+  @pytest.mark.parametrize(
+    'bad_step, periods',
+    [
+      (8, {}),
+      # Between two logs, and found by an evaluation or a checkpoint.
+      (5, {'log_every_steps': 50, 'eval_every_steps': 6}),
+      (4, {'log_every_steps': 50, 'checkpoint_every_steps': 5}),
+      # At the very step that is saved.
+      (6, {'log_every_steps': 50, 'eval_every_steps': 6}),
+    ],
+  )
+  def test_names_the_first_bad_step(self, bad_step, periods, value, tmp_path):
+    job = _job(
+      loss_fn=_loss_bad_at(bad_step, value), keep_checkpoints=99, **periods
+    )
+    with pytest.raises(
+      NonFiniteLossError, match=rf'the loss of step {bad_step} is (nan|inf)'
+    ):
+      train.fit(job, str(tmp_path))
+    _assert_checkpoints_are_finite(job, tmp_path)
+    assert _steps(tmp_path)[-1] < bad_step
+    # The same command fails the same way, and loses nothing.
+    with pytest.raises(NonFiniteLossError, match=f'step {bad_step} '):
+      train.fit(job, str(tmp_path))
+
+  def test_finite_loss_with_a_gradient_that_is_not(self, tmp_path):
+    def loss_fn(params, batch_stats, batch, rng):
+      del rng
+      count = batch_stats['mean'] + 1
+      # The root has an infinite slope at 0, where its value is 0.
+      distance = jnp.where(count >= 6, 0.0, 1.0) * params['w']
+      loss = jnp.sqrt(jnp.abs(distance)) + 0 * batch['x'].sum()
+      return loss, ({}, {'mean': count})
+
+    # The step is saved before the next loss could show it.
+    job = _job(loss_fn=loss_fn, keep_checkpoints=99)
+    with pytest.raises(NonFiniteLossError, match=r'the update of step 6 is'):
+      train.fit(job, str(tmp_path))
+    assert _steps(tmp_path) == [0, 3]
+    _assert_checkpoints_are_finite(job, tmp_path)
+
+  def test_validation_loss(self, tmp_path):
+    job = _job(validation=lambda step: np.nan if step == 6 else 1.0)
+    with pytest.raises(
+      NonFiniteLossError, match='the validation loss of step 6 is nan'
+    ):
+      train.fit(job, str(tmp_path))
+    assert _steps(tmp_path)[-1] == 3
+
+
+class TestStopSignal:
+  def test_saves_exits_and_continues(self, tmp_path):
+    whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
+    job = _job()
+    train.fit(job, whole)
+
+    def terminate(step):
+      # During step 8, which neither logs before it nor saves after it.
+      if step == 7:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+      train.fit(_job(on_batch=terminate), parts)
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert _steps(parts)[-1] == 8
+    train.fit(job, parts)
+    _assert_same_bits(_latest(job, whole)[0], _latest(job, parts)[0])
+    assert _lines(whole) == _lines(parts)
+
+  def test_trains_outside_of_the_main_thread(self, tmp_path):
+    # Only the main thread may set signal handlers.
+    thread = threading.Thread(target=train.fit, args=(_job(), str(tmp_path)))
+    thread.start()
+    thread.join()
+    assert _steps(tmp_path)[-1] == 12
+
+
+class TestCheckPeriods:
+  def test_refuses_what_is_not_positive(self):
+    train.check_periods(total_steps=1)
+    with pytest.raises(InputError, match=r'log_every_steps=0 '):
+      train.check_periods(total_steps=1, log_every_steps=0)
+
+
+# A pre-training in a process of its own, on one device.
+_DRIVER = """
+import sys
+
+from absl import logging
+
+from bt4rec import pretrain, workdir
+from tests import tiny
+
+logging.set_verbosity(logging.ERROR)
+config = tiny.config(
+  total_steps=200,
+  log_every_steps=7,
+  health_every_steps=70,
+  eval_every_steps=100,
+  checkpoint_every_steps=20,
+  augment={'order': ('mask',)},  # Quick to compile.
+)
+with workdir.locked(sys.argv[1]):
+  workdir.check_config(config, sys.argv[1])
+  pretrain.run(config, sys.argv[1], tiny.dataset())
+"""
+
+
+def _start_process(workdir):
+  # One device, and code that is quick to compile.
+  environment = {
+    **{key: os.environ[key] for key in ('PATH', 'HOME') if key in os.environ},
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'PYTHONPATH': str(pathlib.Path(__file__).parents[1]),
+  }
+  return subprocess.Popen(
+    [sys.executable, '-c', _DRIVER, str(workdir)],
+    env=environment,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _finish(process):
+  _, errors = process.communicate(timeout=600)
+  return process.returncode, errors
+
+
+def _wait_for_checkpoint(process, workdir, step):
+  while not (
+    (workdir / 'checkpoints').is_dir() and _steps(workdir)[-1:] >= [step]
+  ):
+    assert process.poll() is None, process.communicate()[1]
+    time.sleep(0.01)
+
+
+class TestKilledProcess:
+  def test_ends_with_the_same_bits(self, tmp_path):
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    uninterrupted = _start_process(whole)
+    rng = np.random.default_rng()  # Any moment will do; the message has it.
+    moments = []
+    for step, end in ((20, signal.SIGKILL), (80, signal.SIGTERM)):
+      process = _start_process(parts)
+      _wait_for_checkpoint(process, parts, step)
+      delay = rng.uniform(0, 0.1)
+      time.sleep(delay)
+      process.send_signal(end)
+      status, errors = _finish(process)
+      moments.append((step, delay))
+      expected = 143 if end == signal.SIGTERM else -signal.SIGKILL
+      assert status == expected, (moments, errors)
+      assert _steps(parts)[-1] < 200, moments
+    for process in (_start_process(parts), uninterrupted):
+      status, errors = _finish(process)
+      assert status == 0, (moments, errors)
+    job = pretrain.make_job(tiny.config(), tiny.dataset())
+    state, meta = _latest(job, whole)
+    resumed, resumed_meta = _latest(job, parts)
+    assert int(state.step) == 200
+    _assert_same_bits(state, resumed)
+    assert meta == resumed_meta
+    assert _lines(whole) == _lines(parts), moments
+    params = [
+      checkpoint.restore_params(str(path))[0] for path in (whole, parts)
+    ]
+    _assert_same_bits(*params)
+
+
+def test_fields_of_a_job_are_documented():
+  for field in dataclasses.fields(train.Job):
+    assert f'    {field.name}: ' in train.Job.__doc__
