@@ -219,7 +219,7 @@ class TestBadFiles:
     [
       (b'{"user_id": "u", ', 'line 2 is not a JSON object'),
       (b'[1, 2]', 'line 2 is not a JSON object (it is no object)'),
-      (b'[' * 100_000, 'line 2 is not a JSON object'),
+      (b'[' * 100_000, 'line 2 is not a JSON object (it is nested deeper'),
       (b'\xff\xfe{}', 'line 2 is not a JSON object'),
       (b'{"user_id": "u", "date": "2019-01-01"}', 'line 2 has no text for'),
       (
@@ -242,6 +242,11 @@ class TestBadFiles:
     assert words in str(error.value)
     assert path.name in str(error.value)
     assert _SECRET not in str(error.value)
+
+  def test_brackets_in_a_text_are_no_nesting(self, tmp_path):
+    odd = _review('u', 'b1', '2019-01-01', text='"[{\\' * 300)
+    dataset = _read(_write(tmp_path / 'yelp', [*_REVIEWS, odd]))
+    assert dataset.num_events == 5
 
   def test_business_with_odd_categories(self, tmp_path):
     folder = _write(

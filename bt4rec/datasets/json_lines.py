@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator
 
 from absl import logging
@@ -10,6 +11,9 @@ from bt4rec.datasets.tables import MAX_LINE_BYTES
 from bt4rec.errors import InputError
 
 _PROGRESS_ROWS = 1_000_000
+# The parser recurses; Python's own limit would be met in odd places.
+_MAX_DEPTH = 100
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
 def read(path: str) -> Iterator[tuple[int, dict]]:
@@ -31,13 +35,15 @@ def read(path: str) -> Iterator[tuple[int, dict]]:
           raise ValueError(f'it is longer than {MAX_LINE_BYTES:,} bytes')
         if line.isspace():
           continue
+        if _depth(line) > _MAX_DEPTH:
+          raise ValueError(f'it is nested deeper than {_MAX_DEPTH}')
         value = json.loads(line)
         if not isinstance(value, dict):
           raise ValueError('it is no object')
         yield number, value
         if number % _PROGRESS_ROWS == 0:
           logging.info('%s: %d lines read', path, number)
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise InputError(
       f'{path}, line {number} is not a JSON object ({error}); the file is '
       f'damaged or cut, unpack the archive again.'
@@ -49,3 +55,15 @@ def read(path: str) -> Iterator[tuple[int, dict]]:
     ) from error
   if not number:
     raise InputError(f'{path} is empty; unpack the archive again.')
+
+
+def _depth(line: bytes) -> int:
+  """How deep the line is nested, or more."""
+  brackets = line.count(b'[') + line.count(b'{')
+  if brackets <= _MAX_DEPTH:
+    return brackets
+  depth = deepest = 0
+  for character in _STRING.sub(b'', line):
+    depth += (character in b'[{') - (character in b']}')
+    deepest = max(deepest, depth)
+  return deepest
