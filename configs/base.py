@@ -142,7 +142,7 @@ def get_config() -> ConfigDict:
 
   config.optimizer = ConfigDict()
   # Peak of the schedule: linear warm-up, then cosine to 0.
-  config.optimizer.learning_rate = 1e-3
+  config.optimizer.learning_rate = 3e-3
   config.optimizer.warmup_steps = 100
   config.optimizer.weight_decay = 1e-4
   # Parameters whose path holds one of these words are not decayed.

@@ -12,7 +12,6 @@ def get_config() -> ConfigDict:
   """Returns the config of the quickstart."""
   config = study.get_config('synthetic')
   config.total_steps = 400
-  config.barlow_twins.projector = (128, 128, 128)
   config.eval_every_steps = 200
   config.log_every_steps = 100
   config.tensorboard = False
@@ -27,6 +26,7 @@ def get_config() -> ConfigDict:
     'scratch',
   )
   config.study.finetune = ()
+  config.study.protocols.scratch.total_steps = 300
   config.study.label_fractions = (0.1,)
   config.study.seeds = (0,)
   return config
