@@ -187,13 +187,13 @@ class TestBarlowTwinsLoss:
     expected, _ = objectives.barlow_twins_loss(z_a, z_b, lambd=_LAMBD)
     np.testing.assert_allclose(loss, expected, rtol=1e-2)
 
-  @pytest.mark.parametrize('seed', range(4))
-  def test_terms_of_independent_features_are_not_negative(self, seed):
-    z = np.random.default_rng(seed).normal(size=(64, 40))
-    z = np.linalg.qr(z - z.mean(0))[0].astype(np.float32) * 8
-    _, terms = objectives.barlow_twins_loss(z, z, lambd=_LAMBD)
-    assert terms['redundancy'] >= 0
-    assert terms['off_diagonal_rms'] < 1e-5
+  def test_redundancy_of_independent_features_is_not_negative(self):
+    for seed in range(20):
+      z = np.random.default_rng(seed).normal(size=(256, 64))
+      z = 16 * np.linalg.qr(z - z.mean(0))[0].astype(np.float32)
+      _, terms = objectives.barlow_twins_loss(z, z, lambd=_LAMBD)
+      assert terms['redundancy'] >= 0
+      assert terms['off_diagonal_rms'] < 1e-5
 
   def test_bfloat16_views_are_computed_in_float32(self):
     views = [z.astype(jnp.bfloat16) for z in self._views()]

@@ -66,7 +66,7 @@ def _job(
   def feed(first_step):
     for step in itertools.count(first_step):
       on_batch(step)
-      yield {'x': np.arange(_BATCH, dtype=np.float32) * (step % 3)}
+      yield {'x': np.arange(_BATCH, dtype=np.float32) * (step % 5)}
 
   def evaluate(state):
     if validation is None:
