@@ -10,7 +10,7 @@ import os
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from bt4rec import card, card_plots, command, datasets, workdir
+from bt4rec import card, card_plots, card_text, command, datasets, workdir
 from bt4rec.datasets import sequences
 from bt4rec.errors import InputError
 
@@ -41,7 +41,7 @@ def describe(
       )
     dataset = datasets.load(config.dataset)
     measured = card.make_card(dataset, config)
-    text = card.to_markdown(measured)
+    text = card_text.to_markdown(measured)
     paths = {
       name: os.path.join(directory, name) for name in ('card.md', 'card.json')
     }

@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
   config.dataset.category_separator = ''
   # File with the columns item, category and title; '' where the log has them.
   config.dataset.item_table = ''
-  # Events rated lower are left out.
+  # Events rated lower are left out; 0 keeps all.
   config.dataset.min_rating = 0.0
   # Of CSV files.
   config.dataset.encoding = 'utf-8'

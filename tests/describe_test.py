@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from bt4rec import card, card_plots, describe, splits
+from bt4rec import card, card_plots, card_text, describe, splits
 from bt4rec.datasets import movielens, sequences
 from bt4rec.errors import InputError
 from configs import base
@@ -129,7 +129,7 @@ class TestCard:
 
   def test_is_json_and_text(self, measured):
     assert json.loads(json.dumps(measured)) == measured
-    text = card.to_markdown(measured)
+    text = card_text.to_markdown(measured)
     assert '3 users, 5 items, 18 events' in text
     assert '66.7% of the users and 80.0% of the items have at most 5' in text
     assert 'A 40.0%, B 20.0%' in text
@@ -142,7 +142,7 @@ class TestCard:
       'dropped': {'ragged rows': 12},
       'notes': {'repeated events, kept': 1},
     }
-    text = card.to_markdown(measured)
+    text = card_text.to_markdown(measured)
     assert '30 rows read, 18 events kept' in text
     assert 'Left out: 12 ragged rows' in text
     assert 'Counted: 1 repeated events, kept' in text
@@ -180,7 +180,7 @@ class TestMajority:
       assert measured['majority_class'][task] == {
         'not_possible': 'no item has a category'
       }
-    assert 'no item has a category' in card.to_markdown(measured)
+    assert 'no item has a category' in card_text.to_markdown(measured)
 
   def test_looks_at_no_test_label(self):
     dataset = tiny.dataset()

@@ -70,43 +70,31 @@ def read_logs(
   Raises:
     InputError: If something cannot be read, naming file, row and column.
   """
-  files = log_files(path, item_table)
   drop_bad_rows = choose('dataset.bad_rows', bad_rows, _BAD_ROWS)
   drop_duplicates = choose('dataset.duplicates', duplicates, _DUPLICATES)
-  if len(delimiter) != 1:
-    raise InputError(f'dataset.delimiter={delimiter!r} is not one character.')
   if min_rating and not columns['rating']:
     raise InputError(
       'dataset.min_rating is given, but dataset.columns.rating names no '
       'column; give both or neither.'
     )
+  log, *item_tables = _open(
+    log_files(path, item_table), encoding, delimiter, drop_bad_rows
+  )
   described = {
     name: columns[name] for name in ('category', 'title') if columns[name]
   }
-  log, *item_tables = (
-    tables.Table(
-      file,
-      encoding=encoding,
-      delimiter=delimiter,
-      skip_ragged=drop_bad_rows,
-      remedy=_ROW_REMEDY,
-      column_remedy=_COLUMN_REMEDY,
-    )
-    for file in files
+  layout = event_table.Layout(
+    user=columns['user'],
+    item=columns['item'],
+    timestamp=columns['timestamp'],
+    unit=timestamp_unit,
+    attributes={} if item_tables else described,
+    # Without a threshold nobody looks at it.
+    rating=columns['rating'] if min_rating else '',
+    min_rating=min_rating,
+    drop_bad_rows=drop_bad_rows,
   )
-  found = event_table.read(
-    log,
-    event_table.Layout(
-      user=columns['user'],
-      item=columns['item'],
-      timestamp=columns['timestamp'],
-      unit=timestamp_unit,
-      attributes={} if item_tables else described,
-      rating=columns['rating'],
-      min_rating=min_rating,
-      drop_bad_rows=drop_bad_rows,
-    ),
-  )
+  found = event_table.read(log, layout)
   _handle_duplicates(found, log, drop_duplicates)
   filters.k_core(found, k_core)
   if item_tables:
@@ -131,6 +119,24 @@ def split_categories(text: str, separator: str) -> list[str]:
     if mark:
       parts = [piece for part in parts for piece in part.split(mark)]
   return [part.strip() for part in parts if part.strip()]
+
+
+def _open(
+  files: list[str], encoding: str, delimiter: str, skip_ragged: bool
+) -> list[tables.Table]:
+  if len(delimiter) != 1:
+    raise InputError(f'dataset.delimiter={delimiter!r} is not one character.')
+  return [
+    tables.Table(
+      file,
+      encoding=encoding,
+      delimiter=delimiter,
+      skip_ragged=skip_ragged,
+      remedy=_ROW_REMEDY,
+      column_remedy=_COLUMN_REMEDY,
+    )
+    for file in files
+  ]
 
 
 def _handle_duplicates(
