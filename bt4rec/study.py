@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import downstream, pretrain, report, tasks, workdir
+from bt4rec import downstream, pretrain, report, supervised, tasks, workdir
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError, choose
 from bt4rec.writer import format_seconds
@@ -150,10 +150,10 @@ def run(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
   workdir.keep_lines(results, lambda line: True)
   finished = {downstream.cell_name(li) for li in workdir.read_lines(results)}
   progress = _Progress(grid)
-  cache, cached_for = downstream.FeatureCache(), None
+  cache, cached_for = supervised.FeatureCache(), None
   for cell in grid:
     if (cell.objective, cell.seed) != cached_for:
-      cache = downstream.FeatureCache()
+      cache = supervised.FeatureCache()
       cached_for = (cell.objective, cell.seed)
     start = time.monotonic()
     is_new = cell.name not in finished

@@ -140,9 +140,12 @@ class CompiledStep:
 
   def unreplicate(self, tree):
     """Takes one copy of what `replicate` placed, safe from donation."""
-    if self._is_pmap:
-      tree = jax.tree.map(lambda x: x[0], tree)
-    return jax.tree.map(jnp.copy, tree)
+
+    def first(x):
+      own = x.addressable_data(0)  # On the first device alone.
+      return own[0] if self._is_pmap else jnp.copy(own)
+
+    return jax.tree.map(first, tree)
 
 
 # Parallelism -> whether it maps over devices, so that the step needs an axis

@@ -1,8 +1,9 @@
 """One downstream run: configs/downstream.py:DATASET,TASK[,PROTOCOL].
 
-DATASET: synthetic, ml1m. TASK: next_item, next_category, favorite_category.
-PROTOCOL: probe (default), finetune, scratch, majority, oracle. The encoder is
-given by --config.init_from=WORKDIR; without it a probe is of a random one.
+DATASET: synthetic, ml1m, ml20m, yelp, logs. TASK: next_item, next_category,
+favorite_category. PROTOCOL: probe (default), finetune, scratch, majority,
+oracle. The encoder is given by --config.init_from=WORKDIR; without it a probe
+is of a random one.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Pre-trains an encoder: configs/pretrain.py:DATASET[,OBJECTIVE].
 
-DATASET: synthetic, ml1m. OBJECTIVE: barlow_twins (default), dual_encoder
-(tuned), dual_encoder_plain, dual_encoder_public_code.
+DATASET: synthetic, ml1m, ml20m, yelp, logs. OBJECTIVE: barlow_twins (default),
+dual_encoder (tuned), dual_encoder_plain, dual_encoder_public_code.
 """
 
 from ml_collections import ConfigDict

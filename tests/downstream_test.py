@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from bt4rec import datasets, downstream, pretrain, splits, workdir
+from bt4rec import (
+  datasets,
+  downstream,
+  pretrain,
+  splits,
+  supervised,
+  tasks,
+  train,
+  workdir,
+)
 from bt4rec.errors import InputError
 from configs import base, presets
 
@@ -81,7 +90,7 @@ def test_the_same_job_gives_the_same_result(dataset, pretrained, tmp_path):
 
 def test_a_probe_leaves_the_encoder_as_it_is(dataset, pretrained, tmp_path):
   config = small_config('next_item', init_from=pretrained['shared'])
-  cache = downstream.FeatureCache()
+  cache = supervised.FeatureCache()
   downstream.run(config, str(tmp_path), dataset, cache)
   before = dict(cache._features)
   downstream.run(config, str(tmp_path / 'again'), dataset, cache)
@@ -106,13 +115,13 @@ def test_test_examples_are_not_made_before_the_selection(
   dataset, pretrained, tmp_path, monkeypatch
 ):
   events = []
-  task_type = downstream.tasks.TASKS['next_item']
+  task_type = tasks.TASKS['next_item']
   monkeypatch.setattr(
     task_type, 'test', lambda self: events.append('test') or _STOP()
   )
-  fit = downstream.train.fit
+  fit = train.fit
   monkeypatch.setattr(
-    downstream.train,
+    train,
     'fit',
     lambda *args: (fit(*args), events.append('fitted'))[0],
   )

@@ -1,0 +1,223 @@
+"""The protocols: how labels are used, and the rows that need none."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from bt4rec import baselines, datasets, encode, pipeline, splits
+from bt4rec.errors import InputError
+from bt4rec.supervised import (
+  Model,
+  Outcome,
+  Setting,
+  apply_head,
+  cross_entropy,
+  head_and_tables,
+  train_and_test,
+)
+from bt4rec.tasks import Examples, Task
+
+
+def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
+  """Loads the pre-trained encoder, or makes a random one.
+
+  Raises:
+    InputError: If the checkpoint has seen events the task holds out, or was
+      made from another split.
+  """
+  if not config.init_from:
+    return encode.random_encoder(config, task.dataset.catalogue, config.seed)
+  encoder = encode.load_encoder(config.init_from)
+  meta = encoder.meta
+  found, expected = (
+    meta['split_fingerprint'],
+    splits.fingerprint(task.dataset),
+  )
+  if found != expected:
+    raise InputError(
+      f'the checkpoint in {config.init_from} was made from a split with '
+      f'fingerprint {found}, the data given have {expected}; evaluate on the '
+      f'data it was trained from.'
+    )
+  lengths = task.dataset.lengths
+  visible = splits.visible_lengths(meta['pretrain_scope'], lengths)
+  if (visible > task.held_out_from()).any():
+    raise InputError(
+      f'the checkpoint in {config.init_from} was pre-trained with scope '
+      f'{meta["pretrain_scope"]!r}, which contains held-out events of '
+      f'{task.name!r}; pre-train with --config.pretrain_scope=shared.'
+    )
+  if config.inductive and not meta['inductive']:
+    raise InputError(
+      f'the checkpoint in {config.init_from} was pre-trained on all users; '
+      f'pre-train with --config.inductive=True, or evaluate without it.'
+    )
+  return encoder
+
+
+def probe(setting: Setting) -> Outcome:
+  """A linear head on a frozen encoder."""
+  config, task, cache = setting.config, setting.task, setting.cache
+  encoder = load_init(config, task)
+  name = config.init_from or f'random {config.seed}'
+  setting = dataclasses.replace(
+    setting, train=_subsample(setting.train, config, task)
+  )
+  features = cache.embed(name, encoder, task, setting.train)
+  # Standardised, which a linear map can undo: it only conditions the
+  # optimisation, so that one learning rate serves every encoder.
+  mean, std = features.mean(0), features.std(0) + 1e-6
+
+  def features_of(examples: Examples) -> jax.Array:
+    h = cache.embed(name, encoder, task, examples)
+    return jnp.asarray((h - mean) / std)
+
+  head, tables = head_and_tables(task, encoder.dim)
+  if task.is_ranking:
+    # Equally free: centring adds the same to all scores of a user, and the
+    # scale is the head's to choose; with this one a step changes a score as
+    # much as it changes a logit of a classification head.
+    table = encoder.item_table
+    spread = table.std(0, keepdims=True) + 1e-6
+    table = (table - table.mean(0, keepdims=True)) / spread / encoder.dim
+    tables['item_table'] = table
+
+  def loss_fn(params, batch_stats, batch, rng):
+    del rng
+    h = batch['features'][batch['example']]
+    outputs = head.apply({'params': params['head']}, h)
+    return cross_entropy(outputs, batch), ({}, batch_stats)
+
+  def query_of(examples, params):
+    h = features_of(examples)
+    return lambda rows: apply_head(head, params['head'], h[rows])
+
+  model = Model(
+    params={'head': _init_head(head, encoder.dim, config.seed)},
+    loss_fn=loss_fn,
+    rows={
+      'example': np.arange(len(setting.train), dtype=np.int32),
+      'label': setting.train.labels,
+    },
+    tables={**tables, 'features': features_of(setting.train)},
+    query_of=query_of,
+    item_table_of=lambda params: tables.get('item_table'),
+  )
+  return train_and_test(setting, model)
+
+
+def finetune(setting: Setting) -> Outcome:
+  """Encoder and head trained together, from a pre-training or from scratch."""
+  config, task = setting.config, setting.task
+  if config.protocol == 'scratch' and config.init_from:
+    raise InputError(
+      'protocol=scratch trains without pre-training, but init_from is set; '
+      'clear it, or use protocol=finetune.'
+    )
+  if config.protocol == 'finetune' and not config.init_from:
+    raise InputError(
+      'protocol=finetune needs a pre-training; name its workdir with '
+      '--config.init_from, or use protocol=scratch.'
+    )
+  encoder = load_init(config, task)
+  encode.save_vocabulary(setting.directory, task.dataset.catalogue)
+  head, tables = head_and_tables(task, encoder.dim)
+  offsets, events = task.dataset.offsets, task.dataset.items
+
+  def loss_fn(params, batch_stats, batch, rng):
+    batch = pipeline.materialize(batch, encoder.max_length)
+    h = encoder.module.apply(
+      {'params': params['encoder']},
+      batch['items'],
+      train=True,
+      rngs={'dropout': rng},
+    )
+    outputs = head.apply({'params': params['head']}, h)
+    if task.is_ranking:
+      table = params['encoder']['item_table']['embedding'][1:-1]
+      batch = {**batch, 'item_table': table}
+    return cross_entropy(outputs, batch), ({}, batch_stats)
+
+  def trained(params) -> encode.Encoder:
+    return dataclasses.replace(encoder, params=params['encoder'])
+
+  def query_of(examples, params):
+    windows = examples.windows(offsets, encoder.max_length)
+    h = trained(params).embed_windows(events, **windows)
+    return lambda rows: apply_head(head, params['head'], h[rows])
+
+  model = Model(
+    params={
+      'encoder': encoder.params,
+      'head': _init_head(head, encoder.dim, config.seed),
+    },
+    loss_fn=loss_fn,
+    rows={
+      **setting.train.windows(offsets, encoder.max_length),
+      'label': setting.train.labels,
+    },
+    tables={**tables, 'events': jnp.asarray(events)},
+    query_of=query_of,
+    item_table_of=lambda params: (
+      trained(params).item_table if task.is_ranking else None
+    ),
+  )
+  return train_and_test(setting, model)
+
+
+def majority(setting: Setting) -> Outcome:
+  """The same answer for everybody."""
+  task = setting.task
+  numbers, outcomes = baselines.majority(
+    task, setting.train, task.test(), setting.config.exclude_seen
+  )
+  return Outcome(numbers, outcomes, {})
+
+
+def oracle(setting: Setting) -> Outcome:
+  """The best possible answer, where the truth is known."""
+  config, task = setting.config, setting.task
+  if task.dataset.name != 'synthetic':
+    raise InputError(
+      f'protocol=oracle needs the synthetic dataset, whose truth is known, '
+      f'not {task.dataset.name!r}.'
+    )
+  numbers, outcomes = baselines.oracle(
+    task,
+    datasets.synthetic_world(config.dataset),
+    task.test(),
+    config.exclude_seen,
+  )
+  return Outcome(numbers, outcomes, {})
+
+
+PROTOCOLS = {
+  'probe': probe,
+  'finetune': finetune,
+  'scratch': finetune,
+  'majority': majority,
+  'oracle': oracle,
+}
+
+
+def _init_head(head, dim: int, seed: int) -> dict:
+  return head.init(jax.random.key(seed), jnp.zeros((1, dim)))['params']
+
+
+def _subsample(labelled: Examples, config: ConfigDict, task: Task) -> Examples:
+  """A seeded subset of the positions, where there are more than allowed."""
+  most = config.max_probe_examples
+  if task.is_user_level or not most or len(labelled) <= most:
+    return labelled
+  logging.info(
+    'probe: %d of the %d labelled positions are used (max_probe_examples)',
+    most,
+    len(labelled),
+  )
+  rng = np.random.default_rng(config.seed)
+  chosen = rng.choice(len(labelled), most, replace=False)
+  return labelled.take(np.sort(chosen))

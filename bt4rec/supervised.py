@@ -1,0 +1,214 @@
+"""Training on labels: a head on fixed features, or encoder and head."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bt4rec import (
+  encode,
+  encoders,
+  evaluate,
+  optimizer,
+  pipeline,
+  splits,
+  train,
+  train_step,
+)
+from bt4rec.errors import InputError
+from bt4rec.tasks import Examples, Task
+from bt4rec.train_state import TrainState, create_train_state
+
+
+class FeatureCache:
+  """Embeddings already computed, by encoder and windows.
+
+  `next_item` and `next_category` share their positions, and the label
+  fractions their test users, so a study embeds each only once.
+  """
+
+  def __init__(self):
+    self._features: dict[tuple, np.ndarray] = {}
+
+  def embed(
+    self, name: str, encoder: encode.Encoder, task: Task, examples: Examples
+  ) -> np.ndarray:
+    """[num_examples, dim] float32; `name` tells encoders apart."""
+    key = (name, examples.ends.tobytes(), examples.users.tobytes())
+    if key not in self._features:
+      windows = examples.windows(task.dataset.offsets, encoder.max_length)
+      self._features[key] = encoder.embed_windows(task.dataset.items, **windows)
+    return self._features[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What a protocol is run on.
+
+  Attributes:
+    config: A whole config.
+    directory: Where checkpoints and metrics go.
+    task: The task.
+    train: The labelled examples.
+    validation: The examples steps are selected on.
+    cache: Embeddings shared with other jobs.
+  """
+
+  config: ConfigDict
+  directory: str
+  task: Task
+  train: Examples
+  validation: Examples
+  cache: FeatureCache
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What is trained on labels.
+
+  Attributes:
+    params: Initial parameters.
+    loss_fn: The loss of a batch.
+    rows: Arrays of the training examples, from which batches are drawn.
+    tables: Arrays every batch gets besides.
+    query_of: Examples, parameters -> what `evaluate` scores.
+    item_table_of: Parameters -> [num_items, dim] for a ranking task, or None.
+  """
+
+  params: Any
+  loss_fn: train_step.LossFn
+  rows: pipeline.Rows
+  tables: dict[str, Any]
+  query_of: Callable[[Examples, Any], evaluate.Query]
+  item_table_of: Callable[[Any], jax.Array | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What a protocol gives.
+
+  Attributes:
+    metrics: The test metrics, among them `loss`.
+    outcomes: [num_test] float32, rank or rightness of each test example.
+    validation: The metrics of the selected step on validation.
+  """
+
+  metrics: dict[str, float]
+  outcomes: np.ndarray
+  validation: dict[str, float]
+
+
+def train_and_test(setting: Setting, model: Model) -> Outcome:
+  """Trains, restores the best step by validation loss, tests once."""
+  task = setting.task
+
+  def numbers_of(state: TrainState, examples: Examples):
+    return evaluate.evaluate(
+      task,
+      examples,
+      model.query_of(examples, state.params),
+      model.item_table_of(state.params),
+      setting.config.exclude_seen,
+    )
+
+  def validate(state: TrainState) -> dict[str, float]:
+    numbers, _ = numbers_of(state, setting.validation)
+    return {f'validation_{key}': value for key, value in numbers.items()}
+
+  state, _ = train.fit(_make_job(setting, model, validate), setting.directory)
+  validation, _ = numbers_of(state, setting.validation)
+  numbers, outcomes = numbers_of(state, task.test())
+  return Outcome(numbers, outcomes, validation)
+
+
+def _make_job(setting: Setting, model: Model, validate) -> train.Job:
+  config, task = setting.config, setting.task
+  batch_size = _batch_size(config.batch_size, len(setting.train))
+  schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
+  tx = optimizer.make_optimizer(config.optimizer, schedule)
+  plan = pipeline.ExamplePlan(
+    model.rows, batch_size=batch_size, seed=config.seed
+  )
+  return train.Job(
+    name=f'{task.name} {config.protocol}',
+    state=create_train_state(
+      {'params': model.params}, tx, jax.random.key(config.seed)
+    ),
+    step=train_step.CompiledStep(
+      train_step.make_train_step(model.loss_fn, tx, schedule),
+      'jit',
+      batch_size,
+    ),
+    # Few examples and everything on the device: no host pipeline needed.
+    feed=lambda first_step: pipeline.feed(
+      'device',
+      plan,
+      task.dataset.items,
+      max_length=config.max_length,
+      first_step=first_step,
+      batch_size=batch_size,
+    ),
+    tables=model.tables,
+    total_steps=config.total_steps,
+    batch_size=batch_size,
+    log_every_steps=config.log_every_steps,
+    eval_every_steps=config.eval_every_steps,
+    checkpoint_every_steps=config.checkpoint_every_steps,
+    keep_checkpoints=config.keep_checkpoints,
+    patience=config.patience,
+    meta={
+      'dataset': task.dataset.name,
+      'task': task.name,
+      'protocol': config.protocol,
+      'split_fingerprint': splits.fingerprint(task.dataset),
+      'pretrain_scope': 'shared' if task.is_user_level else 'leave_two_out',
+      'inductive': config.inductive,
+    },
+    evaluate=validate,
+    tensorboard=config.tensorboard,
+  )
+
+
+def _batch_size(wanted: int, num_examples: int) -> int:
+  """Few labels give a small batch; it must still divide over the devices."""
+  batch_size = min(wanted, num_examples)
+  batch_size -= batch_size % jax.device_count()
+  if not batch_size:
+    raise InputError(
+      f'{num_examples} training examples do not fill {jax.device_count()} '
+      f'devices; use a larger label_fraction or fewer devices.'
+    )
+  return batch_size
+
+
+def head_and_tables(task: Task, dim: int) -> tuple[encoders.Head, dict]:
+  """A task's head on embeddings of width `dim`, and what its loss needs."""
+  num_outputs = dim if task.is_ranking else task.num_classes
+  tables = {}
+  if task.label_weights is not None:
+    tables['label_weights'] = jnp.asarray(task.label_weights)
+  return encoders.Head(num_outputs), tables
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply_head(head: encoders.Head, params: Any, h: jax.Array) -> Any:
+  """[batch, dim] embeddings -> [batch, num_outputs]."""
+  return head.apply({'params': params}, h)
+
+
+def cross_entropy(outputs, batch: dict) -> jax.Array:
+  """Mean cross-entropy of head outputs, [batch, dim or num_classes]."""
+  if 'item_table' in batch:
+    outputs = outputs @ batch['item_table'].T
+  log_probability = jax.nn.log_softmax(outputs.astype(jnp.float32))
+  if 'label_weights' in batch:
+    weights = batch['label_weights'][batch['label']]
+    return -(weights * log_probability).sum(-1).mean()
+  return -jnp.take_along_axis(
+    log_probability, batch['label'][:, None], axis=1
+  ).mean()
