@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from bt4rec import (
   health,
   optimizer,
   pipeline,
+  pretrain_data,
   splits,
   train,
   train_step,
@@ -86,66 +88,6 @@ _MAKE_OBJECTIVE = {
 }
 
 
-def visible_events(dataset: SequenceDataset, config: ConfigDict) -> np.ndarray:
-  """[num_users] int64, how many first events of each user may be seen.
-
-  With `config.inductive` the users of the validation and test split of the
-  user-level tasks are not seen at all.
-  """
-  visible = splits.visible_lengths(config.pretrain_scope, dataset.lengths)
-  if config.inductive:
-    users = splits.user_splits(dataset.user_ids, config.split_seed)
-    visible = np.where(users['train'], visible, 0)
-  return visible
-
-
-def log_item_probability(
-  dataset: SequenceDataset, visible: np.ndarray
-) -> np.ndarray:
-  """Log probability with which each item is drawn from a random user.
-
-  Args:
-    dataset: The dataset.
-    visible: [num_users] int, how many first events of each user count.
-
-  Returns:
-    [vocabulary_size] float32; an item that is never drawn has the smallest
-    value of the others.
-  """
-  position = np.arange(dataset.num_events) - np.repeat(
-    dataset.offsets[:-1], dataset.lengths
-  )
-  per_event = np.repeat(visible, dataset.lengths)
-  seen = position < per_event
-  weight = np.bincount(
-    dataset.items[seen],
-    weights=1.0 / per_event[seen],
-    minlength=dataset.catalogue.vocabulary_size,
-  )
-  weight = weight / max((visible > 0).sum(), 1)
-  smallest = weight[weight > 0].min(initial=1.0)
-  return np.log(np.maximum(weight, smallest)).astype(np.float32)
-
-
-def _validation_windows(
-  dataset: SequenceDataset, config: ConfigDict
-) -> dict[str, np.ndarray]:
-  """The newest windows of the validation users, without their last event.
-
-  Their last events were not seen in training, and no test event is in them:
-  the last event of a user is the test of `next_item`, and the test users of
-  the user-level tasks are others.
-  """
-  users = splits.user_splits(dataset.user_ids, config.split_seed)['validation']
-  users = np.flatnonzero(users & (dataset.lengths >= 3))
-  end = dataset.offsets[users + 1] - 1
-  length = np.minimum(dataset.lengths[users] - 1, config.max_length)
-  return {
-    'start': (end - length).astype(np.int32),
-    'length': length.astype(np.int32),
-  }
-
-
 def make_loss_fn(
   model: Pretraining, axis_name: str | None
 ) -> train_step.LossFn:
@@ -179,7 +121,7 @@ class _Validation:
     config: ConfigDict,
     tables: dict[str, Any],
   ):
-    windows = _validation_windows(dataset, config)
+    windows = pretrain_data.validation_windows(dataset, config)
     self._num_batches = math.ceil(len(windows['start']) / config.batch_size)
     self._tables = tables
     if self._num_batches:
@@ -224,14 +166,55 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   Raises:
     InputError: If the config does not fit the dataset or the devices.
   """
-  train.check_periods(
-    total_steps=config.total_steps,
+  settings = train.settings(config)
+  visible = pretrain_data.visible_events(dataset, config)
+  plan = _make_plan(config, dataset, visible)
+  axis_name = train_step.axis_name_of(config.parallelism)
+  model = make_model(config, dataset.catalogue, axis_name)
+  # Without the mapped axis: nothing is mapped outside of the step.
+  plain = make_model(config, dataset.catalogue, None)
+  schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
+  tx = optimizer.make_optimizer(config.optimizer, schedule)
+  tables = {
+    'events': jnp.asarray(dataset.items),
+    'log_q': jnp.asarray(pretrain_data.log_item_probability(dataset, visible)),
+  }
+  step_tables = dict(tables)
+  if config.feed != 'device':
+    del step_tables['events']  # The windows come gathered from the host.
+  return train.Job(
+    name=f'pre-train {config.objective}',
+    state=_initial_state(config, plain, tx, plan, tables),
+    step=train_step.CompiledStep(
+      train_step.make_train_step(
+        make_loss_fn(model, axis_name), tx, schedule, axis_name
+      ),
+      config.parallelism,
+      config.batch_size,
+    ),
+    feed=functools.partial(
+      _feed, config=config, plan=plan, items=dataset.items
+    ),
+    tables=step_tables,
     batch_size=config.batch_size,
-    log_every_steps=config.log_every_steps,
-    eval_every_steps=config.eval_every_steps,
-    health_every_steps=config.health_every_steps,
+    meta={
+      'dataset': dataset.name,
+      'objective': config.objective,
+      'pretrain_scope': config.pretrain_scope,
+      'inductive': config.inductive,
+      'split_seed': config.split_seed,
+      'split_fingerprint': splits.fingerprint(dataset),
+      'seed': config.seed,
+    },
+    evaluate=_Validation(plain, dataset, config, tables),
+    health=_make_health(config, dataset, plain, plan),
+    **settings,
   )
-  visible = visible_events(dataset, config)
+
+
+def _make_plan(
+  config: ConfigDict, dataset: SequenceDataset, visible: np.ndarray
+) -> pipeline.PretrainPlan:
   plan = pipeline.PretrainPlan(
     dataset.offsets,
     visible,
@@ -247,25 +230,16 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     visible.sum(),
     dataset.num_events,
   )
-  axis_name = train_step.axis_name_of(config.parallelism)
-  model = make_model(config, dataset.catalogue, axis_name)
-  schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
-  tx = optimizer.make_optimizer(config.optimizer, schedule)
-  log_q = jnp.asarray(log_item_probability(dataset, visible))
-  events = jnp.asarray(dataset.items)
-  # Without the mapped axis: nothing is mapped outside of the step.
-  plain = make_model(config, dataset.catalogue, None)
-  state = _initial_state(config, plain, tx, plan, events, log_q)
-  compiled = train_step.CompiledStep(
-    train_step.make_train_step(
-      make_loss_fn(model, axis_name), tx, schedule, axis_name
-    ),
-    config.parallelism,
-    config.batch_size,
-  )
-  tables = {'log_q': log_q}
-  if config.feed == 'device':
-    tables['events'] = events
+  return plan
+
+
+def _make_health(
+  config: ConfigDict,
+  dataset: SequenceDataset,
+  model: Pretraining,
+  plan: pipeline.PretrainPlan,
+) -> Callable[[TrainState], dict]:
+  """The verdict on the embeddings of the first windows of the training."""
   windows = plan(0)
   sample = {
     key: np.resize(windows[key], _HEALTH_WINDOWS) for key in ('start', 'length')
@@ -273,47 +247,15 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
 
   def health_of(state: TrainState) -> dict:
     encoder = encode.Encoder(
-      plain.encoder,
+      model.encoder,
       state.params['encoder'],
       dataset.catalogue.item_ids,
       config.max_length,
       {},
     )
-    return health.report(
-      encoder.embed_windows(dataset.items, sample['start'], sample['length'])
-    )
+    return health.report(encoder.embed_windows(dataset.items, **sample))
 
-  return train.Job(
-    name=f'pre-train {config.objective}',
-    state=state,
-    step=compiled,
-    feed=functools.partial(
-      _feed, config=config, plan=plan, items=dataset.items
-    ),
-    tables=tables,
-    total_steps=config.total_steps,
-    batch_size=config.batch_size,
-    log_every_steps=config.log_every_steps,
-    eval_every_steps=config.eval_every_steps,
-    checkpoint_every_steps=config.checkpoint_every_steps,
-    keep_checkpoints=config.keep_checkpoints,
-    patience=config.patience,
-    meta={
-      'dataset': dataset.name,
-      'objective': config.objective,
-      'pretrain_scope': config.pretrain_scope,
-      'inductive': config.inductive,
-      'split_seed': config.split_seed,
-      'split_fingerprint': splits.fingerprint(dataset),
-      'seed': config.seed,
-    },
-    evaluate=_Validation(
-      plain, dataset, config, {'log_q': log_q, 'events': events}
-    ),
-    health=health_of,
-    health_every_steps=config.health_every_steps,
-    tensorboard=config.tensorboard,
-  )
+  return health_of
 
 
 def _feed(first_step, *, config, plan, items):
@@ -329,13 +271,11 @@ def _feed(first_step, *, config, plan, items):
   )
 
 
-def _initial_state(config, model, tx, plan, events, log_q) -> TrainState:
+def _initial_state(config, model, tx, plan, tables) -> TrainState:
   init_rng, train_rng = jax.random.split(jax.random.key(config.seed))
   # The shapes alone matter; two rows are enough for the batch statistics.
   rows = {key: array[:2] for key, array in plan(0).items()}
-  batch = pipeline.materialize(
-    {**rows, 'events': events, 'log_q': log_q}, config.max_length
-  )
+  batch = pipeline.materialize({**rows, **tables}, config.max_length)
   variables = jax.jit(functools.partial(model.init, train=False))(
     init_rng, batch, init_rng
   )

@@ -154,13 +154,7 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
       batch_size=batch_size,
     ),
     tables=model.tables,
-    total_steps=config.total_steps,
     batch_size=batch_size,
-    log_every_steps=config.log_every_steps,
-    eval_every_steps=config.eval_every_steps,
-    checkpoint_every_steps=config.checkpoint_every_steps,
-    keep_checkpoints=config.keep_checkpoints,
-    patience=config.patience,
     meta={
       'dataset': task.dataset.name,
       'task': task.name,
@@ -170,7 +164,7 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
       'inductive': config.inductive,
     },
     evaluate=validate,
-    tensorboard=config.tensorboard,
+    **train.settings(config),
   )
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 
 from bt4rec import pipeline, train_step, writer
 from bt4rec.checkpoint import Checkpointer
@@ -271,13 +271,18 @@ def _stop_signal() -> Iterator[threading.Event]:
       raise SystemExit(_PREEMPTED)
 
 
-def check_periods(**periods: int) -> None:
-  """Raises `InputError` for a number of steps that is not positive."""
-  for name, value in periods.items():
-    if value < 1:
-      raise InputError(f'{name}={value} must be at least 1.')
+def settings(config: ConfigDict) -> dict[str, Any]:
+  """The fields of a config that a `Job` takes as they are, checked.
 
-
-def checkpoint_exists(workdir: str) -> bool:
-  """Whether a directory holds checkpoints."""
-  return os.path.isdir(os.path.join(workdir, 'checkpoints'))
+  Raises:
+    InputError: If a number of steps is not positive.
+  """
+  positive = ('total_steps', 'log_every_steps', 'eval_every_steps')
+  for name in (*positive, 'batch_size', 'health_every_steps'):
+    if config[name] < 1:
+      raise InputError(f'{name}={config[name]} must be at least 1.')
+  others = ('checkpoint_every_steps', 'keep_checkpoints', 'patience')
+  return {
+    name: config[name]
+    for name in (*positive, *others, 'health_every_steps', 'tensorboard')
+  }

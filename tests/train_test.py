@@ -372,11 +372,11 @@ class TestStopSignal:
     assert _steps(tmp_path)[-1] == 12
 
 
-class TestCheckPeriods:
-  def test_refuses_what_is_not_positive(self):
-    train.check_periods(total_steps=1)
+class TestSettings:
+  def test_refuses_a_period_that_is_not_positive(self):
+    assert train.settings(tiny.config())['total_steps'] == 8
     with pytest.raises(InputError, match=r'log_every_steps=0 '):
-      train.check_periods(total_steps=1, log_every_steps=0)
+      train.settings(tiny.config(log_every_steps=0))
 
 
 # A pre-training in a process of its own, on one device.
