@@ -21,6 +21,7 @@ _FREE_KEYS = (
   'dataset.path',
   'dataset.prepared',
   'dataset.data_dir',
+  'dataset.item_table',
   'study',
 )
 
