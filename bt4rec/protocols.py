@@ -17,6 +17,7 @@ from bt4rec.supervised import (
   apply_head,
   cross_entropy,
   head_and_tables,
+  init_head,
   train_and_test,
 )
 from bt4rec.tasks import Examples, Task
@@ -97,7 +98,7 @@ def probe(setting: Setting) -> Outcome:
     return lambda rows: apply_head(head, params['head'], h[rows])
 
   model = Model(
-    params={'head': _init_head(head, encoder.dim, config.seed)},
+    params={'head': init_head(setting, head, encoder.dim)},
     loss_fn=loss_fn,
     rows={
       'example': np.arange(len(setting.train), dtype=np.int32),
@@ -153,7 +154,7 @@ def finetune(setting: Setting) -> Outcome:
   model = Model(
     params={
       'encoder': encoder.params,
-      'head': _init_head(head, encoder.dim, config.seed),
+      'head': init_head(setting, head, encoder.dim),
     },
     loss_fn=loss_fn,
     rows={
@@ -202,10 +203,6 @@ PROTOCOLS = {
   'majority': majority,
   'oracle': oracle,
 }
-
-
-def _init_head(head, dim: int, seed: int) -> dict:
-  return head.init(jax.random.key(seed), jnp.zeros((1, dim)))['params']
 
 
 def _subsample(labelled: Examples, config: ConfigDict, task: Task) -> Examples:

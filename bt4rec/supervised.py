@@ -189,6 +189,26 @@ def head_and_tables(task: Task, dim: int) -> tuple[encoders.Head, dict]:
   return encoders.Head(num_outputs), tables
 
 
+def init_head(setting: Setting, head: encoders.Head, dim: int) -> dict:
+  """Initial parameters of a head on embeddings of width `dim`.
+
+  A classification starts from the frequency of the classes among the training
+  labels, as the majority class does, and can only be selected if it is better
+  on validation: with some dozens of labels that is not a matter of course.
+  """
+  params = head.init(jax.random.key(0), jnp.zeros((1, dim)))['params']
+  task, labels = setting.task, setting.train.labels
+  if task.is_ranking:
+    return params
+  if task.label_weights is None:
+    weights = np.bincount(labels, minlength=task.num_classes)
+  else:
+    weights = task.label_weights[labels].sum(axis=0)
+  share = (weights + 1.0) / (weights + 1.0).sum()
+  bias = jnp.asarray(np.log(share), jnp.float32)
+  return {'linear': {**params['linear'], 'bias': bias}}
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def apply_head(head: encoders.Head, params: Any, h: jax.Array) -> Any:
   """[batch, dim] embeddings -> [batch, num_outputs]."""

@@ -58,7 +58,9 @@ def protocols() -> dict[str, dict]:
     'total_steps': 1_000,
     'eval_every_steps': 50,
     'patience': 4,
-    'optimizer': {'learning_rate': 1e-2, 'warmup_steps': 20},
+    # The long warm-up lets early stopping choose among small changes too,
+    # which is what some dozens of labels can bear.
+    'optimizer': {'learning_rate': 3e-3, 'warmup_steps': 200},
   }
   together = {
     **training,
