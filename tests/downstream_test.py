@@ -116,7 +116,7 @@ def test_a_probe_learns_what_the_embedding_shows(
   monkeypatch.setattr(protocols, 'load_init', lambda *_: encoder)
   config = small_config('next_category')
   config.update(presets.protocols()['probe'])
-  config.total_steps = 200
+  config.total_steps = 400
   probe = downstream.run(config, str(tmp_path / 'probe'), dataset)
   config.protocol = 'majority'
   majority = downstream.run(config, str(tmp_path / 'majority'), dataset)
