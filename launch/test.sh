@@ -7,4 +7,5 @@ make_env test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy bt4rec configs
-exec .venv/bin/python -m pytest "$@"
+# One file a worker at a time: files share fixtures that take seconds to make.
+exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
