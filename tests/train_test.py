@@ -403,7 +403,9 @@ with workdir.locked(sys.argv[1]):
 """
 
 
-def _start_process(workdir):
+@pytest.fixture(name='start_process')
+def _start_process():
+  """Starts a pre-training in a workdir; none outlives the test."""
   # One device, and code that is quick to compile.
   environment = {
     **{key: os.environ[key] for key in ('PATH', 'HOME') if key in os.environ},
@@ -411,12 +413,21 @@ def _start_process(workdir):
     'XLA_FLAGS': '--xla_backend_optimization_level=0',
     'PYTHONPATH': str(pathlib.Path(__file__).parents[1]),
   }
-  return subprocess.Popen(
-    [sys.executable, '-c', _DRIVER, str(workdir)],
-    env=environment,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  processes = []
+
+  def start(workdir):
+    process = subprocess.Popen(
+      [sys.executable, '-c', _DRIVER, str(workdir)],
+      env=environment,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    processes.append(process)
+    return process
+
+  yield start
+  for process in processes:
+    process.kill()
 
 
 def _finish(process):
@@ -433,13 +444,13 @@ def _wait_for_checkpoint(process, workdir, step):
 
 
 class TestKilledProcess:
-  def test_ends_with_the_same_bits(self, tmp_path):
+  def test_ends_with_the_same_bits(self, start_process, tmp_path):
     whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-    uninterrupted = _start_process(whole)
+    uninterrupted = start_process(whole)
     rng = np.random.default_rng()  # Any moment will do; the message has it.
     moments = []
     for step, end in ((20, signal.SIGKILL), (80, signal.SIGTERM)):
-      process = _start_process(parts)
+      process = start_process(parts)
       _wait_for_checkpoint(process, parts, step)
       delay = rng.uniform(0, 0.1)
       time.sleep(delay)
@@ -449,7 +460,7 @@ class TestKilledProcess:
       expected = 143 if end == signal.SIGTERM else -signal.SIGKILL
       assert status == expected, (moments, errors)
       assert _steps(parts)[-1] < 200, moments
-    for process in (_start_process(parts), uninterrupted):
+    for process in (start_process(parts), uninterrupted):
       status, errors = _finish(process)
       assert status == 0, (moments, errors)
     job = pretrain.make_job(tiny.config(), tiny.dataset())
