@@ -4,6 +4,12 @@ DATASET: synthetic, ml1m, ml20m, yelp, logs. TASK: next_item, next_category,
 favorite_category. PROTOCOL: probe (default), finetune, scratch, majority,
 oracle. The encoder is given by --config.init_from=WORKDIR; without it a probe
 is of a random one.
+
+Command:  launch/run.sh --config=configs/downstream.py:ml1m,next_category
+          --config.init_from=runs/ml1m --config.label_fraction=0.1
+          --workdir=runs/ml1m-next_category
+Hardware: 1 CPU core; about a minute, most of it the embedding.
+Expect:   accuracy@1 .487 ± .009 over three seeds.
 """
 
 from ml_collections import ConfigDict

@@ -2,6 +2,10 @@
 
 DATASET: synthetic, ml1m, ml20m, yelp, logs. OBJECTIVE: barlow_twins (default),
 dual_encoder (tuned), dual_encoder_plain, dual_encoder_public_code.
+
+Command:  launch/run.sh --config=configs/pretrain.py:ml1m --workdir=runs/ml1m
+Hardware: 1 CPU core; 9.5 to 10 minutes.
+Expect:   `diagonal` about .86 at the end, verdict healthy.
 """
 
 from ml_collections import ConfigDict
