@@ -121,7 +121,7 @@ def test_a_probe_learns_what_the_embedding_shows(
   config.protocol = 'majority'
   majority = downstream.run(config, str(tmp_path / 'majority'), dataset)
   assert (
-    probe['metrics']['accuracy@1'] > majority['metrics']['accuracy@1'] + 0.1
+    probe['metrics']['accuracy@1'] > majority['metrics']['accuracy@1'] + 0.05
   )
 
 
