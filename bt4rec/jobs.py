@@ -15,12 +15,13 @@ def _pretrain(
   config: ConfigDict, directory: str, dataset: SequenceDataset
 ) -> str:
   pretrain.run(config, directory, dataset)
-  tasks = '|'.join(TASKS)
+  path = config.dataset.path
   return (
     f'encoder: {os.path.join(directory, "checkpoints")}\n'
     f'next: python -m bt4rec.main '
-    f'--config=configs/downstream.py:{config.dataset.name},{tasks} '
-    f'--config.init_from={directory} --workdir=OTHER_DIR'
+    f'--config=configs/downstream.py:{config.dataset.name},next_item '
+    + (f'--config.dataset.path={path} ' if path else '')
+    + f'--config.init_from={directory} --workdir={directory}-next_item'
   )
 
 

@@ -275,12 +275,14 @@ def settings(config: ConfigDict) -> dict[str, Any]:
   """The fields of a config that a `Job` takes as they are, checked.
 
   Raises:
-    InputError: If a number of steps is not positive.
+    InputError: If a number of steps is not positive, or the seed negative.
   """
   positive = ('total_steps', 'log_every_steps', 'eval_every_steps')
   for name in (*positive, 'batch_size', 'health_every_steps'):
     if config[name] < 1:
       raise InputError(f'{name}={config[name]} must be at least 1.')
+  if config.seed < 0:
+    raise InputError(f'seed={config.seed} must be at least 0.')
   others = ('checkpoint_every_steps', 'keep_checkpoints', 'patience')
   return {
     name: config[name]

@@ -378,6 +378,10 @@ class TestSettings:
     with pytest.raises(InputError, match=r'log_every_steps=0 '):
       train.settings(tiny.config(log_every_steps=0))
 
+  def test_refuses_a_negative_seed(self):
+    with pytest.raises(InputError, match='seed=-1 '):
+      train.settings(tiny.config(seed=-1))
+
 
 # A pre-training in a process of its own, on one device.
 _DRIVER = """
