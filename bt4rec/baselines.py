@@ -22,9 +22,7 @@ def majority(
   dataset = task.dataset
   if task.is_ranking:
     visible = splits.visible_lengths('shared', dataset.lengths)
-    position = np.arange(dataset.num_events) - np.repeat(
-      dataset.offsets[:-1], dataset.lengths
-    )
+    position = splits.positions_within(dataset.lengths)
     items = dataset.items[position < np.repeat(visible, dataset.lengths)]
     counts = np.bincount(items, minlength=dataset.catalogue.vocabulary_size)[
       1:-1

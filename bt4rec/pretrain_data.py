@@ -33,9 +33,7 @@ def log_item_probability(
     [vocabulary_size] float32; an item that is never drawn has the smallest
     value of the others.
   """
-  position = np.arange(dataset.num_events) - np.repeat(
-    dataset.offsets[:-1], dataset.lengths
-  )
+  position = splits.positions_within(dataset.lengths)
   per_event = np.repeat(visible, dataset.lengths)
   seen = position < per_event
   weight = np.bincount(

@@ -66,6 +66,19 @@ def visible_lengths(scope: str, lengths: np.ndarray) -> np.ndarray:
   return choose('pretrain_scope', scope, _SCOPES)(lengths)
 
 
+def positions_within(counts: np.ndarray) -> np.ndarray:
+  """Numbers the members of each group: [2, 3] -> [0, 1, 0, 1, 2].
+
+  Args:
+    counts: [num_groups] int, members of each group.
+
+  Returns:
+    [sum of counts] int64.
+  """
+  counts = np.asarray(counts, np.int64)
+  return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 def fingerprint(dataset: SequenceDataset) -> str:
   """Hash of user, position and item of every held-out event of every task.
 
@@ -78,11 +91,7 @@ def fingerprint(dataset: SequenceDataset) -> str:
   lengths = dataset.lengths
   held_out = lengths - visible_lengths('shared', lengths)
   user = np.repeat(np.arange(dataset.num_users), held_out)
-  # Position of each held-out event within its user's history.
-  within = np.arange(len(user)) - np.repeat(
-    np.cumsum(held_out) - held_out, held_out
-  )
-  position = (lengths - held_out)[user] + within
+  position = (lengths - held_out)[user] + positions_within(held_out)
   item = dataset.items[dataset.offsets[user] + position] - 1
   digest = hashlib.sha256()
   for ids in (dataset.user_ids[user], dataset.catalogue.item_ids[item]):

@@ -136,9 +136,7 @@ class NextItem(Task):
     ]
     # Positions 1 .. n - 3 of each user are training targets.
     counts = self.dataset.lengths[users] - 3
-    within = np.arange(counts.sum()) - np.repeat(
-      np.cumsum(counts) - counts, counts
-    )
+    within = splits.positions_within(counts)
     rows = np.repeat(users, counts)
     train = self._examples(rows, self.dataset.offsets[rows] + 1 + within)
     validation = self._examples(users, self.dataset.offsets[users + 1] - 2)
@@ -249,9 +247,7 @@ def _sum_categories(
   weights = dataset.catalogue.category_weights()
   counts = last - first
   rows = np.repeat(np.arange(len(first)), counts)
-  within = np.arange(counts.sum()) - np.repeat(
-    np.cumsum(counts) - counts, counts
-  )
+  within = splits.positions_within(counts)
   items = dataset.items[first[rows] + within]
   shares = np.zeros((len(first), weights.shape[1]))
   # One pass a category: a row per event would not fit where events are many.

@@ -204,3 +204,9 @@ class TestLabelSubset:
   def test_depends_on_the_seed(self):
     a, b = (splits.label_subset(np.arange(367), 0.1, seed) for seed in (0, 1))
     assert (a != b).any()
+
+
+def test_positions_count_from_zero_within_each_group():
+  # An empty group takes no place.
+  numbers = splits.positions_within(np.array([2, 0, 3]))
+  assert numbers.tolist() == [0, 1, 0, 1, 2]
