@@ -1,0 +1,47 @@
+"""Tests of bt4rec.pretrain_data by hand."""
+
+import numpy as np
+
+from bt4rec import pretrain_data, splits, tasks
+from bt4rec.datasets import sequences
+from tests import tiny
+
+
+def test_an_item_weighs_its_share_of_each_users_visible_events():
+  dataset = sequences.from_events(
+    'hand',
+    np.array([1, 1, 1, 1, 2, 2, 2]),
+    np.array([10, 10, 20, 30, 20, 10, 30]),
+    np.arange(7),
+  )
+  # User 1 shows 10, 10, 20; user 2 shows 20. Item 30 is never drawn and gets
+  # the smallest probability of the others, as do padding and mask token.
+  log_q = pretrain_data.log_item_probability(dataset, np.array([3, 1]))
+  ten, twenty = (2 / 3 + 0) / 2, (1 / 3 + 1) / 2
+  np.testing.assert_allclose(
+    np.exp(log_q), [ten, ten, twenty, ten, ten], rtol=1e-6
+  )
+
+
+def test_an_inductive_pre_training_sees_training_users_alone():
+  dataset = tiny.dataset()
+  config = tiny.config(inductive=True)
+  visible = pretrain_data.visible_events(dataset, config)
+  train = splits.user_splits(dataset.user_ids, config.split_seed)['train']
+  assert (visible[~train] == 0).all() and (visible[train] > 0).all()
+
+
+def test_validation_windows_hold_no_test_event():
+  dataset, config = tiny.dataset(), tiny.config()
+  windows = pretrain_data.validation_windows(dataset, config)
+  assert len(windows['start'])
+  users = np.searchsorted(dataset.offsets, windows['start'], 'right') - 1
+  split = splits.user_splits(dataset.user_ids, config.split_seed)
+  assert split['validation'][users].all()
+  test = tasks.NextItem(dataset, config.split_seed).test()
+  events = {
+    event
+    for start, length in zip(windows['start'], windows['length'], strict=True)
+    for event in range(start, start + length)
+  }
+  assert not events & set(test.ends.tolist())
