@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bt4rec import packing
 from bt4rec.errors import InputError, choose
 
 _POOLINGS = ('mean', 'last', 'class_token')
@@ -121,43 +122,72 @@ class TransformerEncoder(nn.Module):
     ]
     self.final_norm = nn.LayerNorm()
 
-  def __call__(self, items: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self,
+    items: jax.Array,
+    train: bool,
+    layout: packing.Layout | None = None,
+  ) -> jax.Array:
     """Embeds users.
 
     Args:
       items: [batch, length] int32, real tokens first, then 0.
       train: Whether dropout is on; needs the rng 'dropout'.
+      layout: How the sequences are packed into rows; None is one a row.
 
     Returns:
       [batch, dim] float32.
     """
-    real = items > 0  # [batch, length]
-    length = real.sum(-1)
+    x, rows = self._encode(items, train, layout)
+    length = (items > 0).sum(-1)
+    if self.pooling == 'class_token':
+      return rows.at(x, length)
+    if self.pooling == 'last':
+      return rows.at(x, jnp.maximum(length - 1, 0))
+    return rows.mean(x)
+
+  def states(
+    self,
+    items: jax.Array,
+    train: bool,
+    layout: packing.Layout | None = None,
+  ) -> jax.Array:
+    """Embeds each item in its sequence.
+
+    Args:
+      items: [batch, length] int32, real tokens first, then 0.
+      train: Whether dropout is on; needs the rng 'dropout'.
+      layout: How the sequences are packed into rows; None is one a row.
+
+    Returns:
+      [batch, length, dim] float32; after a sequence's end without meaning.
+    """
+    x, rows = self._encode(items, train, layout)
+    return rows.restore(x)[:, : items.shape[1]]
+
+  def _encode(self, items, train, layout):
+    """The outputs [num_rows, row_length, dim] and how rows are made up."""
+    length = (items > 0).sum(-1, keepdims=True)  # [batch, 1]
+    if self.pooling == 'class_token':
+      # After the items, so that a causal encoder's token sees them all.
+      items = jnp.pad(items, ((0, 0), (0, 1)))
+      position = jnp.arange(items.shape[1])[None]
+      items = jnp.where(position == length, self.vocabulary_size, items)
     position = jnp.arange(items.shape[1])[None]
-    age = jnp.clip(length[:, None] - 1 - position, 0, self.max_length - 1)
+    rows = packing.arrangement(items > 0, layout)
+    items = rows.arrange(items)  # [num_rows, row_length]
+    age = rows.arrange(jnp.clip(length - 1 - position, 0, self.max_length - 1))
     x = self.item_table(items) + self.position_embedding[age]
     if self.pooling == 'class_token':
-      # Last, so that a causal encoder's token sees the whole sequence; after
-      # the padding, which no token attends to.
-      token = jnp.broadcast_to(self.class_embedding, (len(items), 1, self.dim))
-      x = jnp.concatenate([x, token], axis=1)
-      real = jnp.pad(real, ((0, 0), (0, 1)), constant_values=True)
+      is_class = (items == self.vocabulary_size)[..., None]
+      x = jnp.where(is_class, self.class_embedding[None, None], x)
     x = self.drop(x, deterministic=not train)
-    mask = real[:, None, None, :]
+    mask = rows.attention_mask()
     if self.causal:
-      mask = (
-        mask & jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))[None, None]
-      )
+      mask = mask & jnp.tril(jnp.ones(2 * x.shape[1:2], bool))[None, None]
     for block in self.blocks:
       x = block(x, mask, train)
-    x = self.final_norm(x).astype(jnp.float32)
-    if self.pooling == 'class_token':
-      return x[:, -1]
-    if self.pooling == 'last':
-      last = jnp.maximum(length - 1, 0)
-      return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-    weight = real[..., None].astype(jnp.float32)
-    return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+    return self.final_norm(x).astype(jnp.float32), rows
 
 
 class BagOfItems(nn.Module):
@@ -176,9 +206,14 @@ class BagOfItems(nn.Module):
   def setup(self):
     self.item_table = ItemTable(self.vocabulary_size, self.dim)
 
-  def __call__(self, items: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self,
+    items: jax.Array,
+    train: bool,
+    layout: packing.Layout | None = None,
+  ) -> jax.Array:
     """[batch, length] int32 -> [batch, dim] float32."""
-    del train
+    del train, layout  # A sum has nothing to gain from packed rows.
     weight = (items > 0)[..., None].astype(jnp.float32)
     total = (self.item_table(items) * weight).sum(1)
     return total / jnp.maximum(weight.sum(1), 1.0)

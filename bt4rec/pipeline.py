@@ -21,11 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bt4rec import packing
 from bt4rec.errors import InputError, choose
 
 # Rows of the global batch, as arrays with the batch as leading axis.
 Rows = dict[str, np.ndarray]
 Plan = Callable[[int], Rows]
+
+# Batches that are packed together, which is far quicker than one by one.
+_BLOCK_STEPS = 32
 
 
 class EpochOrder:
@@ -82,6 +86,8 @@ class PretrainPlan:
     max_length: Events of a window at most.
     batch_size: Global batch size.
     seed: Seed of order and windows.
+    packing_shape: Rows to pack the windows of a batch into; None gives each
+      a row of its own.
   """
 
   def __init__(
@@ -92,6 +98,7 @@ class PretrainPlan:
     max_length: int,
     batch_size: int,
     seed: int,
+    packing_shape: packing.Shape | None = None,
   ):
     self.users = np.flatnonzero(visible >= 2)
     if len(self.users) == 0:
@@ -110,20 +117,42 @@ class PretrainPlan:
     self._visible = visible
     self._max_length = max_length
     self._seed = seed
+    self._packing_shape = packing_shape
     self._order = EpochOrder(len(self.users), batch_size, seed)
+    self._block = functools.lru_cache(maxsize=2)(self._make_block)
 
   def __call__(self, step: int) -> Rows:
-    """`start`, `length` of the windows and `index`, the row in the batch."""
+    """The windows of the batch of `step`.
+
+    Returns:
+      `start` and `length` of the windows and `index`, the number in the
+      batch; with packing also `row` and `offset`, see `packing.Layout`.
+    """
+    block, number = divmod(step, _BLOCK_STEPS)
+    rows = {key: array[number] for key, array in self._block(block).items()}
     users = self.users[self._order(step)]
-    visible = self._visible[users]
-    length = np.minimum(visible, self._max_length)
+    length = rows['length']
     uniform = _generator(self._seed, 'window', step).random(len(users))
-    start = np.floor(uniform * (visible - length + 1)).astype(np.int64)
+    room = self._visible[users] - length + 1
+    start = np.floor(uniform * room).astype(np.int64)
     return {
       'start': self._offsets[users] + start,
-      'length': length.astype(np.int32),
       'index': np.arange(len(users), dtype=np.int32),
+      **rows,
     }
+
+  def _make_block(self, block: int) -> Rows:
+    """[steps, batch] lengths and places; many batches are packed at once."""
+    first = block * _BLOCK_STEPS
+    users = np.stack(
+      [self._order(step) for step in range(first, first + _BLOCK_STEPS)]
+    )
+    visible = self._visible[self.users[users]]
+    length = np.minimum(visible, self._max_length).astype(np.int32)
+    if self._packing_shape is None:
+      return {'length': length}
+    length, row, offset = self._packing_shape.fit(length)
+    return {'length': length, 'row': row, 'offset': offset}
 
 
 class ExamplePlan:

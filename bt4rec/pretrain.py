@@ -18,6 +18,7 @@ from bt4rec import (
   encode,
   health,
   optimizer,
+  packing,
   pipeline,
   pretrain_data,
   splits,
@@ -33,20 +34,34 @@ _HEALTH_WINDOWS = 512
 
 
 class Pretraining(nn.Module):
-  """An encoder under an objective; the parameter tree of a pre-training."""
+  """An encoder under an objective; the parameter tree of a pre-training.
+
+  Attributes:
+    encoder: The encoder.
+    objective: The objective.
+    packing_shape: The rows that batches with a layout are packed into.
+  """
 
   encoder: nn.Module
   objective: nn.Module
+  packing_shape: packing.Shape | None = None
 
   def __call__(
     self, batch: dict, rng: jax.Array, train: bool
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the scalar loss over the global batch, and scalars to log."""
+    layout = None
+    if 'row' in batch:
+      layout = packing.Layout(batch['row'], batch['offset'], self.packing_shape)
+    batch = {**batch, 'layout': layout}
     return self.objective(self.encoder, batch, rng, train)
 
 
 def make_model(
-  config: ConfigDict, catalogue: Catalogue, axis_name: str | None
+  config: ConfigDict,
+  catalogue: Catalogue,
+  axis_name: str | None,
+  packing_shape: packing.Shape | None = None,
 ) -> Pretraining:
   """Builds encoder and objective.
 
@@ -54,11 +69,13 @@ def make_model(
     config: A whole config.
     catalogue: The items.
     axis_name: Mapped axis the batch is split over, None under `jit`.
+    packing_shape: The rows that training batches are packed into.
   """
   make = choose('objective', config.objective, _MAKE_OBJECTIVE)
   return Pretraining(
     encode.encoder_module(config, catalogue.vocabulary_size),
     make(config, catalogue, axis_name),
+    packing_shape,
   )
 
 

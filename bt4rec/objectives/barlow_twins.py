@@ -101,14 +101,15 @@ class BarlowTwins(nn.Module):
   def __call__(
     self, encoder: nn.Module, batch: dict, rng: jax.Array, train: bool
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`batch` has `items` [batch, length] and `index` [batch]."""
+    """`batch` has `items` [batch, length], `index` [batch] and `layout`."""
     views = augment.two_views(
       rng, batch['items'], batch['index'], self.recipe, self.mask_item
     )
     # One pass over both views; they stay side by side, so that a batch split
     # over devices needs no exchange.
     rows = views.reshape(-1, views.shape[-1])  # [batch * 2, length]
-    h = encoder(rows, train)
+    layout = batch['layout']
+    h = encoder(rows, train, layout.repeat(2) if layout else None)
     z = Projector(self.projector, self.axis_name, self.dtype, name='projector')(
       h, train
     )

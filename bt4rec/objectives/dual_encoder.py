@@ -116,7 +116,7 @@ class DualEncoder(nn.Module):
   def __call__(
     self, encoder: nn.Module, batch: dict, rng: jax.Array, train: bool
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`batch` has `items`, `index`, and `log_q` [vocabulary_size]."""
+    """`batch` has `items`, `index`, `layout`, `log_q` [vocabulary_size]."""
     context, target = split_context(
       rng, batch['items'], batch['index'], self.min_context
     )
@@ -128,7 +128,7 @@ class DualEncoder(nn.Module):
         )
       )
     loss, metrics = in_batch_softmax_loss(
-      _unit(encoder(context, train)),
+      _unit(encoder(context, train, batch['layout'])),
       _unit(encoder.item_table(target)),
       target,
       temperature=temperature,
