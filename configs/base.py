@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
   # Seed of initialisation, order, views and label subsets.
   config.seed = 0
 
+  # A field that the chosen dataset does not read may not be changed.
   config.dataset = ConfigDict()
   # 'synthetic', 'ml1m', 'ml20m', 'yelp', or 'logs', the user's own.
   config.dataset.name = 'synthetic'
@@ -23,7 +24,7 @@ def get_config() -> ConfigDict:
   config.dataset.path = ''
   # Folder of prepared arrays, read without TensorFlow; '' uses raw files.
   config.dataset.prepared = ''
-  # TFDS cache; '' is TFDS' default, ~/tensorflow_datasets.
+  # TFDS cache, where records are made; '' is ~/tensorflow_datasets.
   config.dataset.data_dir = ''
   # MovieLens: whether the counts must be those of the official archive.
   config.dataset.expect_official = True

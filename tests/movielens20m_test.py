@@ -185,11 +185,14 @@ class TestRecords:
     dataset = datasets.load(_config(folder, tmp_path / 'cache'))
     sequences.save(dataset, str(tmp_path / 'prepared'))
     prepared = str(tmp_path / 'prepared')
-    loaded = datasets.load(_config('', '', prepared=prepared))
+    config = base.get_config().dataset
+    config.update({'name': 'ml20m', 'prepared': prepared})
+    loaded = datasets.load(config)
     assert loaded.name == 'ml20m-unofficial'
     dataset_assertions.assert_equal(loaded, dataset)
+    config.name = 'ml1m'
     with pytest.raises(InputError, match="holds the dataset 'ml20m'"):
-      datasets.load(_config('', '', prepared=prepared, name='ml1m'))
+      datasets.load(config)
 
 
 class TestUnpack:

@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec.datasets import logs, movielens, sequences, synthetic, yelp
+from bt4rec.datasets import (
+  logs,
+  movielens,
+  options,
+  sequences,
+  synthetic,
+  yelp,
+)
 from bt4rec.datasets.sequences import Catalogue, SequenceDataset
 from bt4rec.errors import InputError, choose
 
@@ -25,17 +32,19 @@ def load(config: ConfigDict) -> SequenceDataset:
     The dataset.
 
   Raises:
-    InputError: If the name is unknown or a file is missing or damaged.
+    InputError: If the name is unknown, a file is missing or damaged, or an
+      option is set that would not be read.
   """
-  read = choose('dataset', config.name, _SOURCES)
+  chosen = choose('dataset', config.name, _SOURCES)
+  options.check(
+    config,
+    chosen.describes if config.prepared else chosen.reads,
+    {name: source.reads for name, source in _SOURCES.items()},
+  )
   if not config.prepared:
-    dataset = read(config)
+    dataset = chosen.read(config)
     _log_origin(dataset)
     return dataset
-  if config.path:
-    raise InputError(
-      'both dataset.path and dataset.prepared are given; clear one of them.'
-    )
   dataset = sequences.load(config.prepared)
   # A stand-in has a name of its own, and the source of what it stands for.
   source = dataset.origin.get('source', dataset.name)
@@ -44,6 +53,14 @@ def load(config: ConfigDict) -> SequenceDataset:
       f'{config.prepared} holds the dataset {source!r}, the config asks '
       f'for {config.name!r}; change one of them.'
     )
+  for group in chosen.describes:
+    made_with = dataset.origin.get(group, {})
+    for key, value in config[group].items():
+      if made_with.get(key, value) != value:
+        raise InputError(
+          f'{config.prepared} was made with dataset.{group}.{key}='
+          f'{made_with[key]!r}, the config has {value!r}; give the same value.'
+        )
   _log_origin(dataset)
   return dataset
 
@@ -73,18 +90,26 @@ def _log_origin(dataset: SequenceDataset) -> None:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Source:
+  """A source of data.
+
+  Attributes:
+    read: Config group `dataset` -> the dataset.
+    reads: The fields and groups of the config that `read` looks at; another
+      one that is set is refused.
+    describes: Those of them that are in use with prepared arrays too, and
+      whose values the arrays know.
+  """
+
+  read: Callable[[ConfigDict], SequenceDataset]
+  reads: tuple[str, ...]
+  describes: tuple[str, ...] = ()
+
+
 def synthetic_world(config: ConfigDict) -> synthetic.World:
   """Returns the synthetic world of the config group `dataset.synthetic`."""
   return synthetic.World(**config.synthetic.to_dict())
-
-
-def _load_synthetic(config: ConfigDict) -> SequenceDataset:
-  if config.path:
-    raise InputError(
-      'dataset.path is set, but the synthetic dataset reads no files; clear '
-      'it, or choose another dataset.'
-    )
-  return synthetic.make_dataset(synthetic_world(config))
 
 
 def _from_files(
@@ -94,8 +119,8 @@ def _from_files(
   options: Sequence[str] = (),
   group: str = '',
   url: str = '',
-) -> Callable[[ConfigDict], SequenceDataset]:
-  """Makes the loader of a source that is read from files, once, into records.
+) -> _Source:
+  """Makes the source that is read from files, once, into records.
 
   Args:
     list_files: Path, and those options whose value names a file -> the files
@@ -134,12 +159,18 @@ def _from_files(
     )
     return user_sequences.load(source, os.path.expanduser(config.data_dir))
 
-  return load_files
+  groups = (group,) if group else ()
+  return _Source(load_files, ('path', *options, *groups))
 
 
 # The datasets there are.
 _SOURCES = {
-  'synthetic': _load_synthetic,
+  'synthetic': _Source(
+    lambda config: synthetic.make_dataset(synthetic_world(config)),
+    reads=('synthetic',),
+    # Of the oracle.
+    describes=('synthetic',),
+  ),
   'ml1m': _from_files(
     lambda path, _: movielens.ml1m_files(path),
     movielens.read_ml1m,

@@ -57,8 +57,10 @@ class World:
 
 
 def make_dataset(world: World) -> sequences.SequenceDataset:
-  """Returns the world's events."""
-  return _simulate(world)[0]
+  """Returns the world's events; their origin has its parameters."""
+  return dataclasses.replace(
+    _simulate(world)[0], origin={'synthetic': dataclasses.asdict(world)}
+  )
 
 
 def make_truth(world: World) -> np.ndarray:
