@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 
 from absl import logging
@@ -48,7 +49,7 @@ def read(path: str) -> Iterator[tuple[int, dict]]:
       f'{path}, line {number} is not a JSON object ({error}); the file is '
       f'damaged or cut, unpack the archive again.'
     ) from error
-  except (OSError, EOFError) as error:
+  except (OSError, EOFError, zlib.error) as error:
     raise InputError(
       f'{path} cannot be read after line {number} ({error}); unpack the '
       f'archive again.'

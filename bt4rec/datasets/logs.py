@@ -9,6 +9,9 @@ from bt4rec.errors import InputError, choose
 
 _ROW_REMEDY = 'leave such rows out with --config.dataset.bad_rows=drop'
 _COLUMN_REMEDY = 'name the right one with --config.dataset.columns'
+_ENCODING_REMEDY = (
+  'write the file as UTF-8, or name its encoding with --config.dataset.encoding'
+)
 # Value of the config -> whether to drop.
 _BAD_ROWS = {'refuse': False, 'drop': True}
 _DUPLICATES = {'keep': False, 'drop': True}
@@ -39,8 +42,8 @@ def read_logs(
   category_separator: str = '',
   item_table: str = '',
   min_rating: float = 0.0,
-  encoding: str = 'utf-8',
-  delimiter: str = ',',
+  encoding: str = tables.ENCODING,
+  delimiter: str = tables.DELIMITER,
   bad_rows: str = 'refuse',
   duplicates: str = 'keep',
   k_core: int = 0,
@@ -56,7 +59,7 @@ def read_logs(
       item has one.
     item_table: File with the item, category and title columns, where these
       stand apart; '' where they stand in the log, or nowhere.
-    min_rating: Events rated lower are left out, if there is a rating.
+    min_rating: Events rated lower are left out; goes with a rating column.
     encoding: Of CSV files.
     delimiter: Of CSV files.
     bad_rows: 'refuse' or 'drop'.
@@ -72,25 +75,20 @@ def read_logs(
   """
   drop_bad_rows = choose('dataset.bad_rows', bad_rows, _BAD_ROWS)
   drop_duplicates = choose('dataset.duplicates', duplicates, _DUPLICATES)
-  if min_rating and not columns['rating']:
-    raise InputError(
-      'dataset.min_rating is given, but dataset.columns.rating names no '
-      'column; give both or neither.'
-    )
-  log, *item_tables = _open(
-    log_files(path, item_table), encoding, delimiter, drop_bad_rows
-  )
   described = {
     name: columns[name] for name in ('category', 'title') if columns[name]
   }
+  _check_pairs(columns, category_separator, item_table, min_rating)
+  log, *item_tables = _open(
+    log_files(path, item_table), encoding, delimiter, drop_bad_rows
+  )
   layout = event_table.Layout(
     user=columns['user'],
     item=columns['item'],
     timestamp=columns['timestamp'],
     unit=timestamp_unit,
     attributes={} if item_tables else described,
-    # Without a threshold nobody looks at it.
-    rating=columns['rating'] if min_rating else '',
+    rating=columns['rating'],
     min_rating=min_rating,
     drop_bad_rows=drop_bad_rows,
   )
@@ -121,12 +119,40 @@ def split_categories(text: str, separator: str) -> list[str]:
   return [part.strip() for part in parts if part.strip()]
 
 
+def _check_pairs(
+  columns: dict[str, str],
+  category_separator: str,
+  item_table: str,
+  min_rating: float,
+) -> None:
+  """Refuses an option that is read only together with another one."""
+  for option, value, column in (
+    ('dataset.min_rating', min_rating, 'rating'),
+    ('dataset.category_separator', category_separator, 'category'),
+  ):
+    if value and not columns[column]:
+      raise InputError(
+        f'{option} is given, but dataset.columns.{column} names no column; '
+        f'give both or neither.'
+      )
+  if columns['rating'] and not min_rating:
+    raise InputError(
+      'dataset.columns.rating is given, but dataset.min_rating=0 keeps all '
+      'events; give both or neither.'
+    )
+  if item_table and not (columns['category'] or columns['title']):
+    raise InputError(
+      'dataset.item_table is given, but neither dataset.columns.category nor '
+      'dataset.columns.title names a column of it; name one, or leave it out.'
+    )
+
+
 def _open(
   files: list[str], encoding: str, delimiter: str, skip_ragged: bool
 ) -> list[tables.Table]:
   if len(delimiter) != 1:
     raise InputError(f'dataset.delimiter={delimiter!r} is not one character.')
-  return [
+  opened = [
     tables.Table(
       file,
       encoding=encoding,
@@ -134,9 +160,21 @@ def _open(
       skip_ragged=skip_ragged,
       remedy=_ROW_REMEDY,
       column_remedy=_COLUMN_REMEDY,
+      encoding_remedy=_ENCODING_REMEDY,
     )
     for file in files
   ]
+  if all(table.is_parquet for table in opened):
+    for option, value, default in (
+      ('encoding', encoding, tables.ENCODING),
+      ('delimiter', delimiter, tables.DELIMITER),
+    ):
+      if value != default:
+        raise InputError(
+          f'dataset.{option}={value!r} is for CSV files, but {files[0]} is a '
+          f'Parquet file; leave it out.'
+        )
+  return opened
 
 
 def _handle_duplicates(

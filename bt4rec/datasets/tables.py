@@ -4,9 +4,11 @@ The files are not trusted: a line has a limit on its length, nothing is
 unpickled, and what cannot be read is one sentence that says where.
 """
 
+import codecs
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,9 +17,14 @@ import pyarrow.csv
 import pyarrow.parquet
 from absl import logging
 
+from bt4rec.datasets import line_limit
 from bt4rec.errors import InputError
 
-# Longest line, and the size of the blocks a CSV file is read in.
+# Of CSV files.
+ENCODING = 'utf-8'
+DELIMITER = ','
+# Longest line with its end, in UTF-8, and the size of the blocks a CSV file is
+# read in; so a line never lies in more than two blocks.
 MAX_LINE_BYTES = 8 << 20
 _BLOCK_ROWS = 1 << 17
 _AGAIN = 'download or write the file again'
@@ -31,9 +38,11 @@ class Table:
 
   Attributes:
     path: The file.
+    is_parquet: Whether it is a Parquet file.
     names: The names of its columns.
     remedy: What to do about a damaged row, for messages.
     column_remedy: What to do about a missing column, for messages.
+    encoding_remedy: What to do about text in another encoding, for messages.
     rows_skipped: Ragged rows left out so far.
   """
 
@@ -41,11 +50,12 @@ class Table:
     self,
     path: str,
     *,
-    encoding: str = 'utf-8',
-    delimiter: str = ',',
+    encoding: str = ENCODING,
+    delimiter: str = DELIMITER,
     skip_ragged: bool = False,
     remedy: str = _AGAIN,
     column_remedy: str = _AGAIN,
+    encoding_remedy: str = _AGAIN,
   ):
     """Opens the file.
 
@@ -57,6 +67,7 @@ class Table:
         are left out and counted, instead of refused.
       remedy: What to do about a damaged row, for messages.
       column_remedy: What to do about a missing column, for messages.
+      encoding_remedy: What to do about text in another encoding, likewise.
 
     Raises:
       InputError: If the file cannot be opened, is empty or has no header.
@@ -67,6 +78,7 @@ class Table:
     self._skip_ragged = skip_ragged
     self.remedy = remedy
     self.column_remedy = column_remedy
+    self.encoding_remedy = encoding_remedy
     # Numbers of the ragged rows, the header being 1.
     self._ragged: list[int] = []
     self._ragged_fields = (0, 0)
@@ -79,7 +91,7 @@ class Table:
       ) from error
     if not magic:
       raise InputError(f'{path} is empty; {_AGAIN}.')
-    self._is_parquet = magic == b'PAR1'
+    self.is_parquet = magic == b'PAR1'
     self._is_gzip = magic[:2] == b'\x1f\x8b'
     self.names = self._read_names()
 
@@ -93,7 +105,7 @@ class Table:
     Args:
       row: Number of the row as `blocks` counts, from 0, without rows skipped.
     """
-    if self._is_parquet:
+    if self.is_parquet:
       return f'row {row + 1}'
     ragged = np.array(self._ragged, np.int64) - 2
     skipped = np.searchsorted(ragged - np.arange(len(ragged)), row, 'right')
@@ -112,7 +124,7 @@ class Table:
     Raises:
       InputError: If the file is damaged; the text says where.
     """
-    read = self._parquet_blocks if self._is_parquet else self._csv_blocks
+    read = self._parquet_blocks if self.is_parquet else self._csv_blocks
     first = 0
     try:
       for block in read(columns):
@@ -128,36 +140,44 @@ class Table:
       raise InputError(self._no_rows())
 
   def _read_names(self) -> list[str]:
-    if self._is_parquet:
+    if self.is_parquet:
       try:
         return pa.parquet.read_schema(self.path).names
       except (pa.ArrowException, OSError) as error:
         raise InputError(self._explain(error, 0)) from error
     try:
       with self._open_text() as f:
-        line = f.readline(MAX_LINE_BYTES)
+        line = f.readline(MAX_LINE_BYTES + 1)
     except LookupError as error:
       raise InputError(
         f'dataset.encoding={self._encoding!r} is not known; use utf-8, '
         f'latin-1, or another name that Python knows.'
       ) from error
-    except (OSError, EOFError) as error:
-      raise InputError(self._explain(error, 0)) from error
+    except (OSError, EOFError, zlib.error) as error:
+      raise InputError(self._unreadable(error, 'in line 1')) from error
+    if len(line.encode()) > MAX_LINE_BYTES:
+      raise line_limit.too_long(self.path, 1, MAX_LINE_BYTES)
     if '\0' in line or '\ufffd' in line:
       raise InputError(self._encoding_error('line 1'))
     line = line.removeprefix('\ufeff').rstrip('\r\n')
-    return next(csv.reader([line], delimiter=self._delimiter), [])
+    try:
+      return next(csv.reader([line], delimiter=self._delimiter), [])
+    except csv.Error as error:
+      raise InputError(
+        f'{self.path}, line 1 is no header ({error}); {self.column_remedy}, '
+        f'or {_AGAIN}.'
+      ) from error
 
   def _csv_blocks(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
     stream = pa.input_stream(
       self.path, compression='gzip' if self._is_gzip else None
     )
+    if codecs.lookup(self._encoding).name != 'utf-8':
+      stream = pa.transcoding_input_stream(stream, self._encoding, 'utf-8')
     reader = pa.csv.open_csv(
-      stream,
+      line_limit.LimitedLines(stream, MAX_LINE_BYTES, self.path),
       # One thread, so that rows are numbered.
-      pa.csv.ReadOptions(
-        use_threads=False, block_size=MAX_LINE_BYTES, encoding=self._encoding
-      ),
+      pa.csv.ReadOptions(use_threads=False, block_size=MAX_LINE_BYTES),
       pa.csv.ParseOptions(
         delimiter=self._delimiter, invalid_row_handler=self._on_ragged
       ),
@@ -200,7 +220,7 @@ class Table:
       yield from file.iter_batches(_BLOCK_ROWS, columns=columns)
 
   def _explain(self, error: Exception, first: int) -> str:
-    if self._is_parquet:
+    if self.is_parquet:
       return f'{self.path} is a damaged Parquet file ({error}); {_AGAIN}.'
     if self._ragged and not self._skip_ragged:
       actual, expected = self._ragged_fields
@@ -211,23 +231,18 @@ class Table:
       )
     if 'Empty CSV' in str(error):
       return self._no_rows()
-    if 'straddling' in str(error):
-      return (
-        f'{self.path} has a line longer than {MAX_LINE_BYTES:,} bytes after '
-        f'{self.place(first)}; a quote may be open, or it is no CSV file.'
-      )
-    return (
-      f'{self.path} cannot be read after {self.place(first)} ({error}); '
-      f'{_AGAIN}.'
-    )
+    return self._unreadable(error, f'after {self.place(first)}')
+
+  def _unreadable(self, error: Exception, where: str) -> str:
+    return f'{self.path} cannot be read {where} ({error}); {_AGAIN}.'
 
   def _no_rows(self) -> str:
     return f'{self.path} has a header but no rows; {_AGAIN}.'
 
   def _encoding_error(self, where: str) -> str:
     return (
-      f'{self.path}, {where} is not {self._encoding} text; write the file as '
-      f'UTF-8, or name its encoding with --config.dataset.encoding.'
+      f'{self.path}, {where} is not {self._encoding} text; '
+      f'{self.encoding_remedy}.'
     )
 
   def _open_text(self) -> io.TextIOBase:
