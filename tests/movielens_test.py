@@ -143,6 +143,17 @@ class TestReadFiles:
     assert weights[4].tolist() == [0.25] * 4
     assert weights[6].tolist() == [0, 0, 1, 0]
 
+  def test_a_stand_in_never_carries_the_name(self, folder, monkeypatch):
+    dataset = movielens.read_ml1m(str(folder), False)
+    assert dataset.name == 'ml1m-unofficial'
+    monkeypatch.setitem(
+      movielens.OFFICIAL,
+      'ml1m',
+      (dataset.num_events, dataset.num_users, dataset.catalogue.num_items),
+    )
+    for expect_official in (False, True):
+      assert movielens.read_ml1m(str(folder), expect_official).name == 'ml1m'
+
   def test_line_ends_of_windows_are_read(self, folder):
     before = movielens.read_ml1m(str(folder), False)
     for name in ('ratings.dat', 'movies.dat'):

@@ -64,7 +64,8 @@ def read_ml1m(path: str, expect_official: bool) -> sequences.SequenceDataset:
     expect_official: Whether the counts must be those of the official archive.
 
   Returns:
-    Every rating as an event; nothing is dropped.
+    Every rating as an event; nothing is dropped. It is named by its counts:
+    'ml1m', or 'ml1m-unofficial'.
 
   Raises:
     InputError: If a file is missing, malformed or cut, naming file and line.
@@ -81,9 +82,7 @@ def read_ml1m(path: str, expect_official: bool) -> sequences.SequenceDataset:
     categories=categories,
   )
   _check_movies(dataset, titles, ratings_file, movies_file)
-  if expect_official:
-    _check_counts(dataset, ratings_file)
-  return dataset
+  return _name_by_counts(dataset, expect_official, ratings_file)
 
 
 def read_ml20m(path: str, expect_official: bool) -> sequences.SequenceDataset:
@@ -117,14 +116,7 @@ def read_ml20m(path: str, expect_official: bool) -> sequences.SequenceDataset:
     'ml20m', ratings, titles=titles, categories=categories
   )
   _check_movies(dataset, titles, ratings_file, movies_file)
-  if expect_official:
-    _check_counts(dataset, ratings_file)
-    return dataset
-  counts = _counts(dataset)
-  name = _SAME_FORMAT.get(counts, 'ml20m-unofficial')
-  if counts == OFFICIAL['ml20m']:
-    name = 'ml20m'
-  return dataclasses.replace(dataset, name=name)
+  return _name_by_counts(dataset, expect_official, ratings_file)
 
 
 def _read_movies_csv(file: str) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -204,6 +196,18 @@ def _read_movies(file: str) -> tuple[dict[int, str], dict[int, list[str]]]:
 
 def _counts(dataset: sequences.SequenceDataset) -> tuple[int, int, int]:
   return dataset.num_events, dataset.num_users, dataset.catalogue.num_items
+
+
+def _name_by_counts(
+  dataset: sequences.SequenceDataset, expect_official: bool, file: str
+) -> sequences.SequenceDataset:
+  """Lets no stand-in carry the name of the official set."""
+  if expect_official:
+    _check_counts(dataset, file)
+  if _counts(dataset) == OFFICIAL[dataset.name]:
+    return dataset
+  name = _SAME_FORMAT.get(_counts(dataset), f'{dataset.name}-unofficial')
+  return dataclasses.replace(dataset, name=name)
 
 
 def _check_counts(dataset: sequences.SequenceDataset, file: str) -> None:

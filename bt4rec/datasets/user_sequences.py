@@ -22,7 +22,7 @@ from bt4rec.datasets import archive, sequences
 from bt4rec.errors import InputError
 
 # A change of the record's layout or of the reading code's meaning raises it.
-_VERSION = '2.0.1'
+_VERSION = '2.0.2'
 
 
 class SourceConfig(tfds.core.BuilderConfig):
