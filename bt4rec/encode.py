@@ -43,9 +43,8 @@ def compute_dtype(config: ConfigDict):
   return choose('compute_dtype', config.compute_dtype, _DTYPES)
 
 
-@functools.partial(jax.jit, static_argnames=('module', 'max_length'))
-def _embed_block(module, params, events, start, length, max_length):
-  items = pipeline.gather_windows(events, start, length, max_length)
+@functools.partial(jax.jit, static_argnames='module')
+def _embed_block(module, params, items):
   return module.apply({'params': params}, items, train=False)
 
 
@@ -83,7 +82,7 @@ class Encoder:
     """Embeds windows of a flat event array.
 
     Args:
-      events: [num_events] int32 tokens.
+      events: [num_events] int32 tokens; may be a memory map.
       start: [num_windows] int64, first event of each.
       length: [num_windows] int32, events of each, at most `max_length`.
 
@@ -91,17 +90,11 @@ class Encoder:
       [num_windows, dim] float32.
     """
     h = np.empty((len(start), self.dim), np.float32)
-    on_device = jnp.asarray(events)
     for rows, real in pipeline.padded_blocks(len(start), _BLOCK):
-      block = _embed_block(
-        self.module,
-        self.params,
-        on_device,
-        start[rows].astype(np.int32),
-        length[rows],
-        self.max_length,
+      items = pipeline.cut_windows(
+        events, start[rows], length[rows], self.max_length
       )
-      h[rows[:real]] = block[:real]
+      h[rows[:real]] = _embed_block(self.module, self.params, items)[:real]
     return h
 
   def embed(self, sequences: Sequence[Sequence]) -> np.ndarray:

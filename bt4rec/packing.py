@@ -42,6 +42,11 @@ class Shape:
   sequences_per_group: int
   reserved: int = 0
 
+  @property
+  def slots_per_sequence(self) -> float:
+    """Slots of all rows over the number of sequences."""
+    return self.rows_per_group * self.row_length / self.sequences_per_group
+
   def fit(
     self, lengths: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -51,7 +56,7 @@ class Shape:
     too small, the group starts again with its longest sequences cut by one.
 
     Args:
-      lengths: [num_batches, batch] int, events of each sequence, 2 at least.
+      lengths: [num_batches, batch] int, events of each sequence.
 
     Returns:
       Three [num_batches, batch] int32: the length each sequence may keep, its
@@ -76,6 +81,8 @@ class Shape:
         target[pending[fits]] = found[fits]
       pending = pending[~fits]
       longest[pending] -= 1
+      if (longest[pending] < _SHORTEST).any():
+        raise ValueError(f'{self} has too few rows for its sequences.')
     shape = lengths.shape
     return kept.reshape(shape), row.reshape(shape), offset.reshape(shape)
 
@@ -90,7 +97,8 @@ class Shape:
     fits = np.ones(len(wanted), bool)
     # One sequence of every group at a time.
     for sequence in order.T:
-      size = wanted[every, sequence] + self.reserved
+      asked = wanted[every, sequence]
+      size = asked + self.reserved
       left = free - size[:, None]
       # The fullest row that has room: unsigned, what is negative is large.
       best = left.view(np.uint32).argmin(axis=1)
@@ -98,7 +106,7 @@ class Shape:
       best = np.where(none, free.argmax(axis=1), best) if none.any() else best
       gap = free[every, best]
       size = np.minimum(size, gap)
-      fits &= size >= _SHORTEST + self.reserved
+      fits &= size >= np.minimum(asked, _SHORTEST) + self.reserved
       kept[every, sequence] = size - self.reserved
       row[every, sequence] = best
       offset[every, sequence] = self.row_length - gap

@@ -196,6 +196,15 @@ def gather_windows(
   return jnp.where(position < length[:, None], window, 0)
 
 
+def cut_windows(
+  items: np.ndarray, start: np.ndarray, length: np.ndarray, max_length: int
+) -> np.ndarray:
+  """As `gather_windows`, on the host: `items` may lie in a file."""
+  position = np.arange(max_length)
+  index = np.minimum(start[:, None] + position, len(items) - 1)
+  return np.where(position < length[:, None], items[index], 0)
+
+
 def materialize(batch: dict[str, Any], max_length: int) -> dict[str, Any]:
   """Gives a batch its windows, whichever feed it came through.
 
@@ -245,27 +254,30 @@ def _device_feed(
 def _tf_data_feed(
   plan: Plan, items: np.ndarray, max_length: int, first_step: int, rows: slice
 ) -> Iterator[Rows]:
-  """Yields `items`, gathered by tf.data on the host."""
+  """Yields `items`, gathered on the host behind tf.data's prefetch.
+
+  The events may be a memory map, so they need not fit into memory.
+  """
   import tensorflow as tf
 
   tf.config.set_visible_devices([], 'GPU')
-  keys, example = zip(*sorted(plan(first_step).items()), strict=True)
-  flat = tf.constant(items)
-  position = tf.range(max_length, dtype=tf.int64)
 
-  def plan_batch(step):
-    return [plan(int(step))[key][rows] for key in keys]
+  def rows_of(step: int) -> Rows:
+    batch = {key: array[rows] for key, array in plan(step).items()}
+    if 'start' in batch:
+      start, length = batch.pop('start'), batch.pop('length')
+      batch['items'] = cut_windows(items, start, length, max_length)
+    return batch
+
+  keys, example = zip(*sorted(rows_of(first_step).items()), strict=True)
 
   def make_batch(step):
-    columns = tf.numpy_function(plan_batch, [step], [a.dtype for a in example])
-    batch = dict(zip(keys, columns, strict=True))
-    if 'start' not in batch:
-      return batch
-    start = tf.cast(batch.pop('start'), tf.int64)
-    length = tf.cast(batch.pop('length'), tf.int64)
-    index = tf.minimum(start[:, None] + position, len(items) - 1)
-    real = position < length[:, None]
-    return {**batch, 'items': tf.where(real, tf.gather(flat, index), 0)}
+    columns = tf.numpy_function(
+      lambda step: [array for _, array in sorted(rows_of(int(step)).items())],
+      [step],
+      [array.dtype for array in example],
+    )
+    return dict(zip(keys, columns, strict=True))
 
   dataset = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
   dataset = dataset.map(make_batch, num_parallel_calls=1)

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax import lax
 from ml_collections import ConfigDict
 
@@ -51,7 +50,7 @@ class Pretraining(nn.Module):
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the scalar loss over the global batch, and scalars to log."""
     layout = None
-    if 'row' in batch:
+    if self.packing_shape and 'row' in batch:
       layout = packing.Layout(batch['row'], batch['offset'], self.packing_shape)
     batch = {**batch, 'layout': layout}
     return self.objective(self.encoder, batch, rng, train)
@@ -140,16 +139,16 @@ class _Validation:
   ):
     windows = pretrain_data.validation_windows(dataset, config)
     self._num_batches = math.ceil(len(windows['start']) / config.batch_size)
+    self._events, self._max_length = dataset.items, config.max_length
     self._tables = tables
     if self._num_batches:
       self._plan = pipeline.ExamplePlan(
         windows, batch_size=config.batch_size, seed=config.seed
       )
-    index = np.arange(config.batch_size, dtype=np.int32)
+    self._index = np.arange(config.batch_size, dtype=np.int32)
 
     @jax.jit
     def loss_of(params, batch_stats, batch, rng):
-      batch = pipeline.materialize({**batch, 'index': index}, config.max_length)
       loss, _ = model.apply(
         {'params': params, 'batch_stats': batch_stats}, batch, rng, train=False
       )
@@ -161,15 +160,15 @@ class _Validation:
   def __call__(self, state: TrainState) -> dict[str, float]:
     if not self._num_batches:
       return {}
-    losses = [
-      self._loss_of(
-        state.params,
-        state.batch_stats,
-        {**self._plan(number), **self._tables},
-        jax.random.fold_in(self._rng, number),
+    losses = []
+    for number in range(self._num_batches):
+      rows = self._plan(number)
+      items = pipeline.cut_windows(
+        self._events, rows['start'], rows['length'], self._max_length
       )
-      for number in range(self._num_batches)
-    ]
+      batch = {'items': items, 'index': self._index, **self._tables}
+      rng = jax.random.fold_in(self._rng, number)
+      losses.append(self._loss_of(state.params, state.batch_stats, batch, rng))
     return {train.SELECT: float(np.mean(jax.device_get(losses)))}
 
 
@@ -185,23 +184,23 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   """
   settings = train.settings(config)
   visible = pretrain_data.visible_events(dataset, config)
-  plan = _make_plan(config, dataset, visible)
+  shape = pretrain_data.choose_shape(config, visible)
+  plan = pretrain_data.make_plan(config, dataset, visible, shape)
   axis_name = train_step.axis_name_of(config.parallelism)
-  model = make_model(config, dataset.catalogue, axis_name)
+  model = make_model(config, dataset.catalogue, axis_name, shape)
   # Without the mapped axis: nothing is mapped outside of the step.
   plain = make_model(config, dataset.catalogue, None)
   schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
   tx = optimizer.make_optimizer(config.optimizer, schedule)
   tables = {
-    'events': jnp.asarray(dataset.items),
-    'log_q': jnp.asarray(pretrain_data.log_item_probability(dataset, visible)),
+    'log_q': jnp.asarray(pretrain_data.log_item_probability(dataset, visible))
   }
   step_tables = dict(tables)
-  if config.feed != 'device':
-    del step_tables['events']  # The windows come gathered from the host.
+  if config.feed == 'device':
+    step_tables['events'] = jnp.asarray(dataset.items)
   return train.Job(
     name=f'pre-train {config.objective}',
-    state=_initial_state(config, plain, tx, plan, tables),
+    state=_initial_state(config, plain, tx, tables),
     step=train_step.CompiledStep(
       train_step.make_train_step(
         make_loss_fn(model, axis_name), tx, schedule, axis_name
@@ -227,27 +226,6 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     health=_make_health(config, dataset, plain, plan),
     **settings,
   )
-
-
-def _make_plan(
-  config: ConfigDict, dataset: SequenceDataset, visible: np.ndarray
-) -> pipeline.PretrainPlan:
-  plan = pipeline.PretrainPlan(
-    dataset.offsets,
-    visible,
-    max_length=config.max_length,
-    batch_size=config.batch_size,
-    seed=config.seed,
-  )
-  logging.info(
-    'pre-training on %d users (%d have fewer than two visible events), %d of '
-    '%d events',
-    len(plan.users),
-    dataset.num_users - len(plan.users),
-    visible.sum(),
-    dataset.num_events,
-  )
-  return plan
 
 
 def _make_health(
@@ -288,11 +266,14 @@ def _feed(first_step, *, config, plan, items):
   )
 
 
-def _initial_state(config, model, tx, plan, tables) -> TrainState:
+def _initial_state(config, model, tx, tables) -> TrainState:
   init_rng, train_rng = jax.random.split(jax.random.key(config.seed))
   # The shapes alone matter; two rows are enough for the batch statistics.
-  rows = {key: array[:2] for key, array in plan(0).items()}
-  batch = pipeline.materialize({**rows, **tables}, config.max_length)
+  batch = {
+    'items': jnp.ones((2, config.max_length), jnp.int32),
+    'index': jnp.arange(2),
+    **tables,
+  }
   variables = jax.jit(functools.partial(model.init, train=False))(
     init_rng, batch, init_rng
   )

@@ -1,10 +1,16 @@
-"""What pre-training may see, and what it is validated on. NumPy alone."""
+"""What pre-training may see, its windows, and what it is validated on."""
 
+import jax
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import splits
+from bt4rec import packing, pipeline, splits
 from bt4rec.datasets import SequenceDataset
+from bt4rec.errors import InputError
+
+# Steps the share of real tokens is measured on.
+_SHARE_STEPS = 64
 
 
 def visible_events(dataset: SequenceDataset, config: ConfigDict) -> np.ndarray:
@@ -18,6 +24,86 @@ def visible_events(dataset: SequenceDataset, config: ConfigDict) -> np.ndarray:
     users = splits.user_splits(dataset.user_ids, config.split_seed)
     visible = np.where(users['train'], visible, 0)
   return visible
+
+
+def choose_shape(
+  config: ConfigDict, visible: np.ndarray
+) -> packing.Shape | None:
+  """Chooses the rows that batches are packed into; None without packing.
+
+  Args:
+    config: A whole config.
+    visible: [num_users] int, events of each user that may be seen.
+
+  Raises:
+    InputError: If the groups do not divide over the devices.
+  """
+  if not config.packing.enabled:
+    return None
+  num_devices = jax.device_count()
+  num_groups = config.packing.num_groups or num_devices
+  if num_groups % num_devices:
+    raise InputError(
+      f'packing.num_groups={num_groups} is not divisible by the '
+      f'{num_devices} devices, and a group lies on one; choose a multiple, or '
+      f'0.'
+    )
+  return packing.choose_shape(
+    np.minimum(visible[visible >= 2], config.max_length),
+    batch_size=config.batch_size,
+    max_length=config.max_length,
+    max_cut=config.packing.max_cut,
+    num_groups=num_groups,
+    # A class token needs a slot, too.
+    reserved=int(config.encoder.pooling == 'class_token'),
+  )
+
+
+def make_plan(
+  config: ConfigDict,
+  dataset: SequenceDataset,
+  visible: np.ndarray,
+  shape: packing.Shape | None,
+) -> pipeline.PretrainPlan:
+  """Draws the windows of every step; says how many tokens are real.
+
+  Args:
+    config: A whole config.
+    dataset: The dataset.
+    visible: [num_users] int, events of each user that may be seen.
+    shape: Rows to pack a batch into, or None.
+  """
+  plan = pipeline.PretrainPlan(
+    dataset.offsets,
+    visible,
+    max_length=config.max_length,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    packing_shape=shape,
+  )
+  logging.info(
+    'pre-training on %d users (%d have fewer than two visible events), %d of '
+    '%d events',
+    len(plan.users),
+    dataset.num_users - len(plan.users),
+    visible.sum(),
+    dataset.num_events,
+  )
+  wanted = np.minimum(visible[plan.users], config.max_length).mean()
+  padded = wanted / config.max_length
+  logging.info('real tokens without packing: %.1f %%', 100 * padded)
+  if shape:
+    kept = np.mean([plan(step)['length'] for step in range(_SHARE_STEPS)])
+    logging.info(
+      'packing: %d windows in %d rows of %d: %.1f %% real tokens; %.1f %% of '
+      'the events are cut',
+      config.batch_size,
+      config.batch_size * shape.slots_per_sequence / shape.row_length,
+      shape.row_length,
+      100 * kept / shape.slots_per_sequence,
+      100 * (1 - kept / wanted),
+    )
+  return plan
 
 
 def log_item_probability(

@@ -95,6 +95,16 @@ def get_config() -> ConfigDict:
   # How the step is compiled: 'jit' over a sharded batch, or 'pmap'.
   config.parallelism = 'jit'
 
+  # Pre-training: several windows in a row, so that little padding is computed
+  # on. Embeddings do not depend on it; dropout masks do.
+  config.packing = ConfigDict()
+  config.packing.enabled = True
+  # Largest share of the events that may be cut so that a batch fits.
+  config.packing.max_cut = 0.03
+  # Parts of a batch with rows of their own, a multiple of the devices; 0 is
+  # their number.
+  config.packing.num_groups = 0
+
   config.encoder = ConfigDict()
   # 'transformer', or 'bag_of_items' (uses `dim` alone).
   config.encoder.name = 'transformer'

@@ -40,6 +40,7 @@ def pretrainings() -> dict[str, dict]:
     'max_length': 11,
     'batch_size': 16,
     'optimizer': {'weight_decay': 0.0},
+    'packing': {'enabled': False},
   }
   return {
     'barlow_twins': {'objective': 'barlow_twins'},

@@ -32,6 +32,7 @@ def config(**overrides) -> ConfigDict:
       'batch_size': 16,
       'total_steps': 8,
       'feed': 'device',
+      'packing': {'enabled': False},
       'encoder': {'dim': 12, 'num_layers': 1, 'num_heads': 3, 'mlp_ratio': 2},
       'optimizer': {'warmup_steps': 2},
       'log_every_steps': 1,
