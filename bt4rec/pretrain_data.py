@@ -11,6 +11,8 @@ from bt4rec.errors import InputError
 
 # Steps the share of real tokens is measured on.
 _SHARE_STEPS = 64
+# A loss on more of them is no more use, and would take longer than training.
+_MAX_VALIDATION_USERS = 20_000
 
 
 def visible_events(dataset: SequenceDataset, config: ConfigDict) -> np.ndarray:
@@ -119,14 +121,16 @@ def log_item_probability(
     [vocabulary_size] float32; an item that is never drawn has the smallest
     value of the others.
   """
-  position = splits.positions_within(dataset.lengths)
-  per_event = np.repeat(visible, dataset.lengths)
-  seen = position < per_event
-  weight = np.bincount(
-    dataset.items[seen],
-    weights=1.0 / per_event[seen],
-    minlength=dataset.catalogue.vocabulary_size,
-  )
+  weight = np.zeros(dataset.catalogue.vocabulary_size)
+  for users in splits.user_blocks(visible):
+    counts = visible[users]
+    event = np.repeat(dataset.offsets[:-1][users], counts)
+    event += splits.positions_within(counts)
+    weight += np.bincount(
+      dataset.items[event],
+      weights=1.0 / np.repeat(counts, counts),
+      minlength=len(weight),
+    )
   weight = weight / max((visible > 0).sum(), 1)
   smallest = weight[weight > 0].min(initial=1.0)
   return np.log(np.maximum(weight, smallest)).astype(np.float32)
@@ -143,9 +147,9 @@ def validation_windows(
   """
   users = splits.user_splits(dataset.user_ids, config.split_seed)['validation']
   users = np.flatnonzero(users & (dataset.lengths >= 3))
+  if len(users) > _MAX_VALIDATION_USERS:
+    priority = splits.user_hash(dataset.user_ids[users], 'validation')
+    users = users[np.sort(np.argsort(priority)[:_MAX_VALIDATION_USERS])]
   end = dataset.offsets[users + 1] - 1
   length = np.minimum(dataset.lengths[users] - 1, config.max_length)
-  return {
-    'start': (end - length).astype(np.int32),
-    'length': length.astype(np.int32),
-  }
+  return {'start': end - length, 'length': length.astype(np.int32)}

@@ -7,6 +7,7 @@ were read, and it never looks at an item, except to fingerprint the split.
 
 import hashlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from bt4rec.errors import choose
 MIN_EVENTS_FOR_FAVORITE = 10
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.1
+# Events in memory at a time, of a dataset that may be larger.
+_BLOCK_EVENTS = 1 << 18
 
 
 def favorite_cut(lengths: np.ndarray) -> np.ndarray:
@@ -79,6 +82,24 @@ def positions_within(counts: np.ndarray) -> np.ndarray:
   return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
+def user_blocks(counts: np.ndarray) -> Iterator[slice]:
+  """Cuts the users into runs with a quarter of a million events each.
+
+  Args:
+    counts: [num_users] int, events of each user.
+
+  Yields:
+    Slices of users, one user at least.
+  """
+  ends = np.cumsum(counts)
+  first, before = 0, 0
+  while first < len(ends):
+    last = int(np.searchsorted(ends, before + _BLOCK_EVENTS, 'right'))
+    last = max(last, first + 1)
+    yield slice(first, last)
+    first, before = last, ends[last - 1]
+
+
 def fingerprint(dataset: SequenceDataset) -> str:
   """Hash of user, position and item of every held-out event of every task.
 
@@ -88,17 +109,34 @@ def fingerprint(dataset: SequenceDataset) -> str:
   Returns:
     16 hexadecimal digits.
   """
-  lengths = dataset.lengths
-  held_out = lengths - visible_lengths('shared', lengths)
-  user = np.repeat(np.arange(dataset.num_users), held_out)
-  position = (lengths - held_out)[user] + positions_within(held_out)
-  item = dataset.items[dataset.offsets[user] + position] - 1
   digest = hashlib.sha256()
-  for ids in (dataset.user_ids[user], dataset.catalogue.item_ids[item]):
-    digest.update('\n'.join(map(str, ids.tolist())).encode())
+  for column in range(2):
+    separator = b''
+    for block in _held_out_blocks(dataset):
+      digest.update(separator)
+      digest.update('\n'.join(map(str, block[column].tolist())).encode())
+      separator = b'\n'
     digest.update(b'\0')
-  digest.update(position.astype('<i8').tobytes())
+  for _, _, position in _held_out_blocks(dataset):
+    digest.update(position.astype('<i8').tobytes())
   return digest.hexdigest()[:16]
+
+
+def _held_out_blocks(
+  dataset: SequenceDataset,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """User id, item id and position of the held-out events.
+
+  As text they take some hundred bytes each, too many to have all at once.
+  """
+  lengths = dataset.lengths
+  first_held_out = visible_lengths('shared', lengths)
+  held_out = lengths - first_held_out
+  for users in user_blocks(held_out):
+    user = np.repeat(np.arange(users.start, users.stop), held_out[users])
+    position = first_held_out[user] + positions_within(held_out[users])
+    item = dataset.items[dataset.offsets[user] + position] - 1
+    yield dataset.user_ids[user], dataset.catalogue.item_ids[item], position
 
 
 def user_hash(user_ids: np.ndarray, salt: str) -> np.ndarray:

@@ -109,9 +109,7 @@ class TestShape:
   def test_bad_options(self, options, sentence):
     options = {'max_cut': 0.1, **options}
     with pytest.raises(InputError, match=sentence):
-      packing.choose_shape(
-        np.full(9, 5), batch_size=8, max_length=5, **options
-      )
+      packing.choose_shape(np.full(9, 5), batch_size=8, max_length=5, **options)
 
 
 _LENGTHS = np.array([[3, 7, 2, 4, 2, 5, 1, 6]])
@@ -289,7 +287,7 @@ class TestPlan:
 def test_groups_must_divide_over_the_devices():
   config = _packed_config()
   config.packing.num_groups = 4
-  with pytest.raises(InputError, match='num_groups=4 .* the 8 devices'):
+  with pytest.raises(InputError, match=r'num_groups=4 .* the 8 devices'):
     pretrain.make_job(config, tiny.dataset())
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -213,3 +215,54 @@ class TestSaveAndLoad:
     header = json.loads((tmp_path / 'dataset.json').read_text())
     assert header['name'] == 'tiny'
     assert header['category_names'] == ['action', 'drama', 'western']
+
+  def test_events_stay_in_their_files(self, tmp_path):
+    # In a process of its own, whose memory cannot hold the events.
+    num_users, length = 40_000, 400
+    dataset = sequences.SequenceDataset(
+      'large',
+      np.arange(num_users),
+      np.arange(num_users + 1) * length,
+      np.resize(np.arange(1, 4, dtype=np.int32), num_users * length),
+      np.zeros(1, np.int64),
+      _dataset().catalogue,
+    )
+    sequences.save(dataset, str(tmp_path))
+    # As many timestamps, without the disk they would take.
+    timestamps = np.lib.format.open_memmap(
+      tmp_path / 'timestamps.npy', 'w+', np.int64, (num_users * length,)
+    )
+    del timestamps
+    program = f"""
+import resource
+import numpy as np
+from bt4rec import pipeline, pretrain_data, splits
+from bt4rec.datasets import sequences
+
+def data_bytes():
+  with open('/proc/self/status') as f:
+    text = f.read().split('VmData:')[1]
+  return int(text.split()[0]) * 1024
+
+most = data_bytes() + 48 * 2**20  # The items alone are 61 MiB.
+resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+try:
+  np.ones({num_users * length}, np.int32)
+except MemoryError:
+  print('no copy fits')
+dataset = sequences.load({str(tmp_path)!r})
+visible = splits.visible_lengths('shared', dataset.lengths)
+plan = pipeline.PretrainPlan(
+  dataset.offsets, visible, max_length=50, batch_size=128, seed=0)
+feed = pipeline.feed(
+  'device', plan, dataset.items, max_length=50, batch_size=128)
+rows = next(feed)
+items = pipeline.cut_windows(
+  dataset.items, rows['start'], rows['length'], 50)
+pretrain_data.log_item_probability(dataset, visible)
+print(splits.fingerprint(dataset) != '', (items > 0).all())
+"""
+    done = subprocess.run(
+      [sys.executable, '-c', program], capture_output=True, text=True
+    )
+    assert done.stdout == 'no copy fits\nTrue True\n', done.stderr[-2_000:]

@@ -210,3 +210,18 @@ def test_positions_count_from_zero_within_each_group():
   # An empty group takes no place.
   numbers = splits.positions_within(np.array([2, 0, 3]))
   assert numbers.tolist() == [0, 1, 0, 1, 2]
+
+
+class TestUserBlocks:
+  @pytest.mark.parametrize('most', [1, 5, 10, 1_000])
+  def test_every_user_is_in_one_block(self, monkeypatch, most):
+    monkeypatch.setattr(splits, '_BLOCK_EVENTS', most)
+    counts = np.array([0, 3, 0, 9, 1, 1, 4, 0, 20, 0])
+    blocks = [counts[users] for users in splits.user_blocks(counts)]
+    np.testing.assert_array_equal(np.concatenate(blocks), counts)
+    for block in blocks:
+      # More than the limit only where a user alone has more.
+      assert block.sum() <= most or len(block) == 1
+
+  def test_no_user_is_no_block(self):
+    assert list(splits.user_blocks(np.array([], np.int64))) == []

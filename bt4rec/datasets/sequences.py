@@ -232,7 +232,8 @@ def encode_categories(
   return tuple(names), offsets, np.array(values, dtype=np.int32)
 
 
-_ARRAYS = ('user_ids', 'offsets', 'items', 'timestamps')
+_EVENT_ARRAYS = ('items', 'timestamps')
+_ARRAYS = ('user_ids', 'offsets', *_EVENT_ARRAYS)
 _CATALOGUE_ARRAYS = (
   'item_ids',
   'titles',
@@ -282,6 +283,9 @@ def load_catalogue(directory: str, category_names: Sequence[str]) -> Catalogue:
 def load(directory: str) -> SequenceDataset:
   """Reads what `save` wrote. Needs no TensorFlow; nothing is unpickled.
 
+  Items and timestamps stay in their files, mapped into memory: a read fetches
+  the pages it touches, in any order.
+
   Raises:
     InputError: If a file is missing, cut or does not belong to the others.
   """
@@ -294,7 +298,12 @@ def load(directory: str) -> SequenceDataset:
     arrays = {}
     for key in _ARRAYS + _CATALOGUE_ARRAYS:
       path = os.path.join(directory, f'{key}.npy')
-      arrays[key] = np.load(path, allow_pickle=False)
+      # What has an entry per event may be larger than memory.
+      arrays[key] = np.load(
+        path,
+        mmap_mode='r' if key in _EVENT_ARRAYS else None,
+        allow_pickle=False,
+      )
   # numpy raises EOFError for an empty file.
   except (OSError, ValueError, EOFError, TypeError) as error:
     raise InputError(
