@@ -104,7 +104,13 @@ class CompiledStep:
       return step(state, batch)
 
     self._is_pmap = choose('parallelism', parallelism, _PARALLELISM)
-    mesh = Mesh(np.array(self._devices), (AXIS,))
+    self._own_devices = [
+      d for d in self._devices if d.process_index == jax.process_index()
+    ]
+    # What `jax.pmap` maps over are the devices of one process.
+    mesh = Mesh(
+      np.array(self._own_devices if self._is_pmap else self._devices), (AXIS,)
+    )
     self._replicated = NamedSharding(mesh, PartitionSpec())
     self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
     if self._is_pmap:
@@ -121,22 +127,35 @@ class CompiledStep:
     return self._step(state, batch)
 
   def place_batch(self, batch: dict[str, np.ndarray]) -> Batch:
-    """Splits arrays with the batch as leading axis over the devices."""
+    """Splits arrays with the batch as leading axis over the devices.
+
+    Args:
+      batch: This process's rows of the global batch.
+    """
     if self._is_pmap:
+      num_devices = len(self._own_devices)
       batch = jax.tree.map(
-        lambda x: x.reshape(len(self._devices), -1, *x.shape[1:]), batch
+        lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch
       )
-    return jax.device_put(batch, self._sharded)
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(self._sharded, x), batch
+    )
 
   def replicate(self, tree):
     """Puts a copy of a tree, such as a state or a table, on every device."""
-    if not self._is_pmap:
-      # Copied, because the step donates its state.
-      return jax.device_put(jax.tree.map(jnp.copy, tree), self._replicated)
-    # Placed as the step places its results: flax.jax_utils.replicate names the
-    # axis otherwise, and the second step would be traced and compiled again.
-    copies = jax.tree.map(lambda x: jnp.stack([x] * len(self._devices)), tree)
-    return jax.device_put(copies, self._sharded)
+    # Placed as the step places its results, or the second step would be traced
+    # and compiled again.
+    sharding = self._sharded if self._is_pmap else self._replicated
+
+    def place(x):
+      x = jnp.copy(x)  # The step donates its state.
+      shape = x.shape
+      if self._is_pmap:
+        x, shape = x[None], (len(self._own_devices), *shape)
+      copies = [jax.device_put(x, device) for device in self._own_devices]
+      return jax.make_array_from_single_device_arrays(shape, sharding, copies)
+
+    return jax.tree.map(place, tree)
 
   def unreplicate(self, tree):
     """Takes one copy of what `replicate` placed, safe from donation."""
