@@ -35,12 +35,8 @@ def load(config: ConfigDict) -> SequenceDataset:
     InputError: If the name is unknown, a file is missing or damaged, or an
       option is set that would not be read.
   """
-  chosen = choose('dataset', config.name, _SOURCES)
-  options.check(
-    config,
-    chosen.describes if config.prepared else chosen.reads,
-    {name: source.reads for name, source in _SOURCES.items()},
-  )
+  check_options(config)
+  chosen = _SOURCES[config.name]
   if not config.prepared:
     dataset = chosen.read(config)
     _log_origin(dataset)
@@ -63,6 +59,20 @@ def load(config: ConfigDict) -> SequenceDataset:
         )
   _log_origin(dataset)
   return dataset
+
+
+def check_options(config: ConfigDict) -> None:
+  """Checks that the dataset is known and reads every option that is set.
+
+  Raises:
+    InputError: If it is not or does not.
+  """
+  chosen = choose('dataset', config.name, _SOURCES)
+  options.check(
+    config,
+    chosen.describes if config.prepared else chosen.reads,
+    {name: source.reads for name, source in _SOURCES.items()},
+  )
 
 
 def _log_origin(dataset: SequenceDataset) -> None:

@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +44,23 @@ class Layout:
   drop_bad_rows: bool = False
 
 
+class Block(NamedTuple):
+  """Some consecutive rows of a table.
+
+  Attributes:
+    first: Number of the first row, without ragged rows.
+    columns: 'user', 'item' and each attribute -> [num_rows] text; the ids of
+      rows that are kept are not null.
+    times: [num_rows] int64, nanoseconds.
+    kept: [num_rows] bool, which rows to keep.
+  """
+
+  first: int
+  columns: dict[str, pa.Array]
+  times: np.ndarray
+  kept: np.ndarray
+
+
 def read(table: Table, layout: Layout) -> Events:
   """Reads the events of a table.
 
@@ -56,6 +75,31 @@ def read(table: Table, layout: Layout) -> Events:
     InputError: If a column is missing or a row cannot be read; the text names
       file, row and column.
   """
+  gatherer = Gatherer(tuple(layout.attributes))
+  dropped: collections.Counter[str] = collections.Counter()
+  rows_read = 0
+  for block in read_blocks(table, layout, dropped):
+    rows_read += len(block.kept)
+    gatherer.add(block.columns, block.times, block.kept)
+  return gatherer.finish(rows_read + table.rows_skipped, dropped)
+
+
+def read_blocks(
+  table: Table, layout: Layout, dropped: collections.Counter[str]
+) -> Iterator[Block]:
+  """Reads the events of a table block by block.
+
+  Args:
+    table: An open table.
+    layout: Its columns.
+    dropped: Reason -> number of rows left out; counted up.
+
+  Yields:
+    The rows that are not ragged, in order.
+
+  Raises:
+    InputError: As `read` does.
+  """
   choose('dataset.timestamp_unit', layout.unit, timestamps.UNITS)
   ids = {'user': layout.user, 'item': layout.item}
   text = {**ids, **layout.attributes}
@@ -63,11 +107,7 @@ def read(table: Table, layout: Layout) -> Events:
   if layout.rating:
     columns['rating'] = layout.rating
   check_columns(table, columns)
-  gatherer = Gatherer(tuple(layout.attributes))
-  dropped: collections.Counter[str] = collections.Counter()
-  rows_read = 0
   for first, block in table.blocks(sorted(set(columns.values()))):
-    rows_read += block.num_rows
     check = _BlockCheck(table, layout, first, dropped, block.num_rows)
     values = {
       name: as_text(table, column, block[column])
@@ -80,9 +120,8 @@ def read(table: Table, layout: Layout) -> Events:
     times = check.times(block[layout.timestamp])
     if layout.rating:
       check.rating(block[layout.rating])
-    gatherer.add(values, times, check.kept)
-  dropped['ragged rows'] = table.rows_skipped
-  return gatherer.finish(rows_read + table.rows_skipped, dropped)
+    yield Block(first, values, times, check.kept)
+  dropped['ragged rows'] += table.rows_skipped
 
 
 def check_columns(table: Table, columns: dict[str, str]) -> None:

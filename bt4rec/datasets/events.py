@@ -80,8 +80,17 @@ class Events:
 class Gatherer:
   """Collects events block by block; ids are kept once, not once per event."""
 
-  def __init__(self, attributes: Sequence[str] = ()):
-    """Args: the names of the columns beside user, item and time."""
+  def __init__(
+    self, attributes: Sequence[str] = (), *, users_are_text: bool = False
+  ):
+    """Prepares for blocks.
+
+    Args:
+      attributes: The names of the columns beside user, item and time.
+      users_are_text: Whether user ids stay text even where all of them are
+        integers, since other parts of the source have some that are not.
+    """
+    self._text = {'user'} if users_are_text else set()
     self._names = ('user', 'item', *attributes)
     self._chunks: dict[str, list] = {name: [] for name in self._names}
     self._times: list[np.ndarray] = []
@@ -108,7 +117,8 @@ class Gatherer:
   def finish(self, rows_read: int, dropped: dict[str, int]) -> Events:
     """Returns the events of all blocks; the gatherer is empty afterwards."""
     encoded = {
-      name: _encode(self._chunks.pop(name), name) for name in self._names
+      name: _encode(self._chunks.pop(name), name, name in self._text)
+      for name in self._names
     }
     times = np.concatenate([np.zeros(0, np.int64), *self._times])
     self._times = []
@@ -124,7 +134,9 @@ class Gatherer:
     )
 
 
-def _encode(chunks: list[pa.DictionaryArray], name: str) -> Encoded:
+def _encode(
+  chunks: list[pa.DictionaryArray], name: str, keep_text: bool
+) -> Encoded:
   if not chunks:
     return Encoded(np.zeros(0, np.int64), np.zeros(0, np.int32))
   column = pa.chunked_array(chunks).unify_dictionaries()
@@ -137,11 +149,8 @@ def _encode(chunks: list[pa.DictionaryArray], name: str) -> Encoded:
   )
   text = column.chunk(0).dictionary
   if name in ('user', 'item'):
-    _check_ids(text, name)
-  if pc.all(pc.match_substring_regex(text, _INTEGER)).as_py():
-    values = text.cast(pa.int64()).to_numpy(zero_copy_only=False)
-  else:
-    values = np.array(text.to_pylist(), dtype=np.str_)
+    check_ids(text, name)
+  values = to_ids(text, keep_text or not are_integers(text))
   order = np.argsort(values, kind='stable')
   # One more place at the end, for the code -1.
   rank = np.full(len(values) + 1, -1, np.int32)
@@ -149,7 +158,28 @@ def _encode(chunks: list[pa.DictionaryArray], name: str) -> Encoded:
   return Encoded(values[order], rank[codes])
 
 
-def _check_ids(text: pa.Array, name: str) -> None:
+def are_integers(text: pa.Array) -> bool:
+  """Whether all ids are integers, so that they order as numbers do."""
+  return pc.all(pc.match_substring_regex(text, _INTEGER)).as_py()
+
+
+def to_ids(text: pa.Array, keep_text: bool) -> np.ndarray:
+  """[num_ids] ids as str or, where `keep_text` is False, int64."""
+  if keep_text:
+    return np.array(text.to_pylist(), dtype=np.str_)
+  return text.cast(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+def check_ids(text: pa.Array, name: str) -> None:
+  """Refuses ids that are too long or hold NUL.
+
+  Args:
+    text: [num_ids] ids.
+    name: 'user' or 'item', for the message.
+
+  Raises:
+    InputError: If there is such an id.
+  """
   for what, bad in (
     (
       f'is longer than {MAX_ID_LENGTH} characters',

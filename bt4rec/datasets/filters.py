@@ -22,6 +22,24 @@ def find_repeats(events: Events) -> np.ndarray:
   return repeats
 
 
+def handle_repeats(events: Events, drop: bool) -> np.ndarray:
+  """Finds repeats, and leaves them out or counts them.
+
+  Args:
+    events: Changed in place.
+    drop: Whether repeats are left out.
+
+  Returns:
+    What `find_repeats` returned.
+  """
+  repeats = find_repeats(events)
+  if drop:
+    events.keep(~repeats, 'repeated events')
+  elif repeats.any():
+    events.notes['repeated events, kept'] = int(repeats.sum())
+  return repeats
+
+
 def _equals_next(
   columns: tuple[np.ndarray, ...], order: np.ndarray
 ) -> np.ndarray:

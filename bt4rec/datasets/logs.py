@@ -1,7 +1,10 @@
 """Reads the user's own logs: a table of user, item and timestamp."""
 
+import dataclasses
 import os
+from collections.abc import Iterable
 
+import numpy as np
 from absl import logging
 
 from bt4rec.datasets import event_table, events, filters, sequences, tables
@@ -15,6 +18,69 @@ _ENCODING_REMEDY = (
 # Value of the config -> whether to drop.
 _BAD_ROWS = {'refuse': False, 'drop': True}
 _DUPLICATES = {'keep': False, 'drop': True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """What a log and its item table look like, and what is left out.
+
+  Attributes:
+    layout: The columns of the log.
+    described: 'category', 'title' -> column in the log or the item table.
+    drop_duplicates: Whether repeated events are left out.
+    encoding: Of CSV files.
+    delimiter: Of CSV files.
+  """
+
+  layout: event_table.Layout
+  described: dict[str, str]
+  drop_duplicates: bool
+  encoding: str
+  delimiter: str
+
+  def open(self, path: str) -> tables.Table:
+    """Opens the log or the item table.
+
+    Raises:
+      InputError: If it cannot be opened, is empty or has no header.
+    """
+    return tables.Table(
+      path,
+      encoding=self.encoding,
+      delimiter=self.delimiter,
+      skip_ragged=self.layout.drop_bad_rows,
+      remedy=_ROW_REMEDY,
+      column_remedy=_COLUMN_REMEDY,
+      encoding_remedy=_ENCODING_REMEDY,
+    )
+
+  def check_csv_options(
+    self, path: str, opened: Iterable[tables.Table]
+  ) -> None:
+    """Refuses options of CSV files where all files are Parquet.
+
+    Args:
+      path: The log, for the message.
+      opened: The files of log and item table; not looked at where none of
+        the options is set.
+
+    Raises:
+      InputError: If such an option is set.
+    """
+    changed = [
+      (option, value)
+      for option, value, default in (
+        ('encoding', self.encoding, tables.ENCODING),
+        ('delimiter', self.delimiter, tables.DELIMITER),
+      )
+      if value != default
+    ]
+    if changed and all(table.is_parquet for table in opened):
+      option, value = changed[0]
+      raise InputError(
+        f'dataset.{option}={value!r} is for CSV files, but {path} is a '
+        f'Parquet file; leave it out.'
+      )
 
 
 def log_files(path: str, item_table: str) -> list[str]:
@@ -73,32 +139,30 @@ def read_logs(
   Raises:
     InputError: If something cannot be read, naming file, row and column.
   """
-  drop_bad_rows = choose('dataset.bad_rows', bad_rows, _BAD_ROWS)
-  drop_duplicates = choose('dataset.duplicates', duplicates, _DUPLICATES)
-  described = {
-    name: columns[name] for name in ('category', 'title') if columns[name]
-  }
-  _check_pairs(columns, category_separator, item_table, min_rating)
-  log, *item_tables = _open(
-    log_files(path, item_table), encoding, delimiter, drop_bad_rows
-  )
-  layout = event_table.Layout(
-    user=columns['user'],
-    item=columns['item'],
-    timestamp=columns['timestamp'],
-    unit=timestamp_unit,
-    attributes={} if item_tables else described,
-    rating=columns['rating'],
+  form = make_format(
+    columns=columns,
+    timestamp_unit=timestamp_unit,
+    category_separator=category_separator,
+    item_table=item_table,
     min_rating=min_rating,
-    drop_bad_rows=drop_bad_rows,
+    encoding=encoding,
+    delimiter=delimiter,
+    bad_rows=bad_rows,
+    duplicates=duplicates,
   )
-  found = event_table.read(log, layout)
-  _handle_duplicates(found, log, drop_duplicates)
+  log, *item_tables = opened = [
+    form.open(file) for file in log_files(path, item_table)
+  ]
+  form.check_csv_options(path, opened)
+  found = event_table.read(log, form.layout)
+  _handle_duplicates(found, log, form.drop_duplicates)
   filters.k_core(found, k_core)
   if item_tables:
-    texts = _read_items(item_tables[0], columns['item'], described, found)
+    texts = read_items(item_tables[0], form, found.item.values, found.notes)
   else:
-    texts = {name: events.attribute_of_items(found, name) for name in described}
+    texts = {
+      name: events.attribute_of_items(found, name) for name in form.described
+    }
   return events.to_dataset(
     'logs',
     found,
@@ -108,6 +172,44 @@ def read_logs(
       for item, text in texts.get('category', {}).items()
     },
   )
+
+
+def make_format(
+  *,
+  columns: dict[str, str],
+  timestamp_unit: str,
+  category_separator: str,
+  item_table: str,
+  min_rating: float,
+  encoding: str,
+  delimiter: str,
+  bad_rows: str,
+  duplicates: str,
+) -> Format:
+  """Checks the options of `read_logs` that need no file.
+
+  Raises:
+    InputError: If one is not valid.
+  """
+  drop_bad_rows = choose('dataset.bad_rows', bad_rows, _BAD_ROWS)
+  drop_duplicates = choose('dataset.duplicates', duplicates, _DUPLICATES)
+  _check_pairs(columns, category_separator, item_table, min_rating)
+  if len(delimiter) != 1:
+    raise InputError(f'dataset.delimiter={delimiter!r} is not one character.')
+  described = {
+    name: columns[name] for name in ('category', 'title') if columns[name]
+  }
+  layout = event_table.Layout(
+    user=columns['user'],
+    item=columns['item'],
+    timestamp=columns['timestamp'],
+    unit=timestamp_unit,
+    attributes={} if item_table else described,
+    rating=columns['rating'],
+    min_rating=min_rating,
+    drop_bad_rows=drop_bad_rows,
+  )
+  return Format(layout, described, drop_duplicates, encoding, delimiter)
 
 
 def split_categories(text: str, separator: str) -> list[str]:
@@ -147,44 +249,15 @@ def _check_pairs(
     )
 
 
-def _open(
-  files: list[str], encoding: str, delimiter: str, skip_ragged: bool
-) -> list[tables.Table]:
-  if len(delimiter) != 1:
-    raise InputError(f'dataset.delimiter={delimiter!r} is not one character.')
-  opened = [
-    tables.Table(
-      file,
-      encoding=encoding,
-      delimiter=delimiter,
-      skip_ragged=skip_ragged,
-      remedy=_ROW_REMEDY,
-      column_remedy=_COLUMN_REMEDY,
-      encoding_remedy=_ENCODING_REMEDY,
-    )
-    for file in files
-  ]
-  if all(table.is_parquet for table in opened):
-    for option, value, default in (
-      ('encoding', encoding, tables.ENCODING),
-      ('delimiter', delimiter, tables.DELIMITER),
-    ):
-      if value != default:
-        raise InputError(
-          f'dataset.{option}={value!r} is for CSV files, but {files[0]} is a '
-          f'Parquet file; leave it out.'
-        )
-  return opened
-
-
 def _handle_duplicates(
   found: events.Events, log: tables.Table, drop: bool
 ) -> None:
-  repeats = filters.find_repeats(found)
+  rows = found.rows
+  repeats = filters.handle_repeats(found, drop)
   if not repeats.any():
     return
   first = int(repeats.argmax())
-  row = first if found.rows is None else int(found.rows[first])
+  row = first if rows is None else int(rows[first])
   logging.warning(
     '%s: %d events repeat the user, item and timestamp of an earlier row, the '
     'first in %s; they are %s (--config.dataset.duplicates).',
@@ -193,25 +266,28 @@ def _handle_duplicates(
     log.place(row),
     'left out' if drop else 'kept',
   )
-  if drop:
-    found.keep(~repeats, 'repeated events')
-  else:
-    found.notes['repeated events, kept'] = int(repeats.sum())
 
 
-def _read_items(
-  table: tables.Table,
-  item: str,
-  described: dict[str, str],
-  found: events.Events,
+def read_items(
+  table: tables.Table, form: Format, item_ids: np.ndarray, notes: dict[str, int]
 ) -> dict[str, dict[str, str]]:
-  """Reads titles and categories of the items in `found`.
+  """Reads titles and categories of items.
+
+  Args:
+    table: The open item table.
+    form: Its columns.
+    item_ids: [num_items] int64 or str, the items wanted.
+    notes: Gets the number of items that the table lacks, if any.
 
   Returns:
     'title', 'category' -> item id as text -> text.
+
+  Raises:
+    InputError: If the table cannot be read.
   """
+  item, described = form.layout.item, form.described
   event_table.check_columns(table, {'item': item, **described})
-  wanted = set(map(str, found.item.values.tolist()))
+  wanted = set(map(str, item_ids.tolist()))
   texts: dict[str, dict[str, str]] = {name: {} for name in described}
   seen: set[str] = set()
   for _, block in table.blocks([item, *described.values()]):
@@ -224,5 +300,5 @@ def _read_items(
     seen.update(key for key in ids if key in wanted)
   missing = len(wanted) - len(seen)
   if missing:
-    found.notes['items that the item table lacks'] = missing
+    notes['items that the item table lacks'] = missing
   return texts

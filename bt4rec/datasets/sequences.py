@@ -248,19 +248,35 @@ def save(dataset: SequenceDataset, directory: str) -> None:
   `dataset.json` is written last, so a directory that has it is whole.
   """
   os.makedirs(directory, exist_ok=True)
-  path = os.path.join(directory, 'dataset.json')
-  if os.path.exists(path):
-    os.remove(path)
+  remove_header(directory)
   for key in _ARRAYS:
     np.save(os.path.join(directory, f'{key}.npy'), getattr(dataset, key))
   save_catalogue(dataset.catalogue, directory)
+  save_header(
+    directory, dataset.name, dataset.catalogue.category_names, dataset.origin
+  )
+
+
+def remove_header(directory: str) -> None:
+  """Removes `dataset.json`: from here on the directory is not whole."""
+  path = os.path.join(directory, 'dataset.json')
+  if os.path.exists(path):
+    os.remove(path)
+
+
+def save_header(
+  directory: str, name: str, category_names: Sequence[str], origin: dict
+) -> None:
+  """Writes `dataset.json`, which makes the directory whole."""
   header = {
-    'name': dataset.name,
-    'category_names': list(dataset.catalogue.category_names),
-    'origin': dataset.origin,
+    'name': name,
+    'category_names': list(category_names),
+    'origin': origin,
   }
-  with open(path, 'w') as f:
+  path = os.path.join(directory, 'dataset.json')
+  with open(f'{path}.tmp', 'w') as f:
     json.dump(header, f)
+  os.replace(f'{path}.tmp', path)
 
 
 def save_catalogue(catalogue: Catalogue, directory: str) -> None:
