@@ -1,7 +1,8 @@
-# Makes the virtual environment `.venv` at the repository, or finds it made.
+# Makes a virtual environment at the repository, or finds it made.
 #
-# Sourced by run.sh and test.sh, which name the extras they need:
-#   make_env [EXTRA...]
+# Sourced by the other scripts, which name the extras they need:
+#   make_env [EXTRA...]            `.venv`, with JAX for the accelerator
+#   make_env_at FOLDER [EXTRA...]  another one
 # A stamp of setup.cfg and pyproject.toml tells whether there is work to do, so
 # a second start costs milliseconds. BT4REC_ACCELERATOR=cpu|cuda|tpu picks the
 # JAX build, BT4REC_PYTHON the interpreter (3.11 or newer).
@@ -23,27 +24,33 @@ find_python() {
 }
 
 make_env() {
-  local extras="$*" accelerator="${BT4REC_ACCELERATOR:-cpu}" python stamp
+  local accelerator="${BT4REC_ACCELERATOR:-cpu}"
   case "$accelerator" in
-    cpu) ;;
-    cuda|tpu) extras="$accelerator $extras" ;;
+    cpu) make_env_at .venv "$@" ;;
+    cuda|tpu) make_env_at .venv "$accelerator" "$@" ;;
     *) echo "bt4rec: BT4REC_ACCELERATOR='$accelerator' is not known; use" \
          'cpu, cuda or tpu.' >&2
        return 1 ;;
   esac
-  extras=$(echo $extras | tr ' ' ',')
-  stamp=".venv/bt4rec-$(cat setup.cfg pyproject.toml | cksum | tr ' ' '-')"
+}
+
+make_env_at() {
+  local folder="$1" extras python stamp
+  shift
+  extras=$(echo "$*" | tr ' ' ',')
+  stamp="$folder/bt4rec-$(cat setup.cfg pyproject.toml | cksum | tr ' ' '-')"
   stamp="$stamp-${extras:-base}"
   if [ ! -e "$stamp" ]; then
-    echo "bt4rec: making the environment .venv (once, about a minute) ..." >&2
+    echo "bt4rec: making the environment $folder (once, about a minute) ..." >&2
     python=$(find_python) || return 1
     if command -v uv >/dev/null 2>&1; then
-      [ -x .venv/bin/python ] || uv venv --quiet --python "$python" .venv
-      uv pip install --quiet --compile-bytecode --python .venv/bin/python \
+      [ -x "$folder/bin/python" ] ||
+        uv venv --quiet --python "$python" "$folder" || return 1
+      uv pip install --quiet --compile-bytecode --python "$folder/bin/python" \
         -e ".${extras:+[$extras]}" || return 1
     else
-      [ -x .venv/bin/python ] || "$python" -m venv .venv || return 1
-      .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+      [ -x "$folder/bin/python" ] || "$python" -m venv "$folder" || return 1
+      "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
         -e ".${extras:+[$extras]}" || return 1
     fi
     touch "$stamp"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Runs every check: launch/test.sh [flags of pytest].
+# Without flags: also the tests of the Beam pipeline, in `.venv-beam`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
@@ -8,4 +9,8 @@ make_env test
 .venv/bin/ruff format --check .
 .venv/bin/mypy bt4rec configs
 # One file a worker at a time: files share fixtures that take seconds to make.
-exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
+.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
+if [ $# -eq 0 ]; then
+  make_env_at .venv-beam beam test
+  .venv-beam/bin/python -m pytest --numprocesses=2 tests/beam_job_test.py
+fi

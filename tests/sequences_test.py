@@ -266,3 +266,10 @@ print(splits.fingerprint(dataset) != '', (items > 0).all())
       [sys.executable, '-c', program], capture_output=True, text=True
     )
     assert done.stdout == 'no copy fits\nTrue True\n', done.stderr[-2_000:]
+
+
+def test_header_alone_makes_a_directory_whole(tmp_path):
+  sequences.save_header(str(tmp_path), 'logs', ('a',), {})
+  assert (tmp_path / 'dataset.json').exists()
+  sequences.remove_header(str(tmp_path))
+  assert not list(tmp_path.iterdir())

@@ -208,9 +208,7 @@ def attribute_of_items(events: Events, name: str) -> dict[str, str]:
   first[items[::-1]] = codes[::-1]
   differs = int((codes != first[items]).sum())
   if differs:
-    events.notes[f'rows with another {name} than their item had first'] = (
-      differs
-    )
+    events.notes[differs_note(name)] = differs
   has_value = np.flatnonzero(first >= 0)
   return dict(
     zip(
@@ -219,6 +217,11 @@ def attribute_of_items(events: Events, name: str) -> dict[str, str]:
       strict=True,
     )
   )
+
+
+def differs_note(name: str) -> str:
+  """What the rows are called that `attribute_of_items` counts."""
+  return f'rows with another {name} than their item had first'
 
 
 def to_dataset(
