@@ -199,10 +199,10 @@ class TestSaveAndLoad:
     sequences.save(_dataset(), str(tmp_path))
     save = np.save
 
-    def killed_at_items(path, array):
-      if path.endswith('items.npy'):
+    def killed_at_items(file, array):
+      if file.name.endswith('items.npy.tmp'):
         raise KeyboardInterrupt
-      save(path, array)
+      save(file, array)
 
     monkeypatch.setattr(np, 'save', killed_at_items)
     with pytest.raises(KeyboardInterrupt):
@@ -215,6 +215,13 @@ class TestSaveAndLoad:
     header = json.loads((tmp_path / 'dataset.json').read_text())
     assert header['name'] == 'tiny'
     assert header['category_names'] == ['action', 'drama', 'western']
+
+  def test_may_be_written_over_itself(self, tmp_path):
+    sequences.save(_dataset(), str(tmp_path))
+    loaded = sequences.load(str(tmp_path))
+    sequences.save(loaded, str(tmp_path))
+    for dataset in (loaded, sequences.load(str(tmp_path))):
+      dataset_assertions.assert_equal(dataset, _dataset())
 
   def test_events_stay_in_their_files(self, tmp_path):
     # In a process of its own, whose memory cannot hold the events.

@@ -250,7 +250,7 @@ def save(dataset: SequenceDataset, directory: str) -> None:
   os.makedirs(directory, exist_ok=True)
   remove_header(directory)
   for key in _ARRAYS:
-    np.save(os.path.join(directory, f'{key}.npy'), getattr(dataset, key))
+    _save_array(directory, key, getattr(dataset, key))
   save_catalogue(dataset.catalogue, directory)
   save_header(
     directory, dataset.name, dataset.catalogue.category_names, dataset.origin
@@ -282,7 +282,15 @@ def save_header(
 def save_catalogue(catalogue: Catalogue, directory: str) -> None:
   """Writes the arrays of a catalogue, one .npy each, without its names."""
   for key in _CATALOGUE_ARRAYS:
-    np.save(os.path.join(directory, f'{key}.npy'), getattr(catalogue, key))
+    _save_array(directory, key, getattr(catalogue, key))
+
+
+def _save_array(directory: str, key: str, array: np.ndarray) -> None:
+  path = os.path.join(directory, f'{key}.npy')
+  # Not in place: the old file may be mapped, even by the array itself.
+  with open(f'{path}.tmp', 'wb') as f:
+    np.save(f, array)
+  os.replace(f'{path}.tmp', path)
 
 
 def load_catalogue(directory: str, category_names: Sequence[str]) -> Catalogue:
