@@ -38,6 +38,9 @@ _LENGTHS = flags.DEFINE_string(
   'Real events of a window: full, uniform (5 to the length), or yelp '
   '(geometric, as Yelp of 2019: median 7).',
 )
+_PREPARED = flags.DEFINE_string(
+  'prepared', '', 'Folder of prepared arrays, in place of random items.'
+)
 _DTYPE = flags.DEFINE_string('dtype', 'float32', 'float32 or bfloat16.')
 _STEPS = flags.DEFINE_integer('steps', 20, 'Timed steps of each line.')
 _WARMUP = flags.DEFINE_integer('warmup', 3, 'Steps before, after compiling.')
@@ -67,7 +70,12 @@ _DISTRIBUTIONS = {'full': _full, 'uniform': _uniform, 'yelp': _yelp}
 
 
 def make_dataset() -> SequenceDataset:
-  """Random items for users whose windows have the lengths asked for."""
+  """Random items for users whose windows have the lengths asked for.
+
+  With --prepared the arrays of that folder, mapped into memory.
+  """
+  if _PREPARED.value:
+    return sequences.load(_PREPARED.value)
   rng = np.random.default_rng(0)
   draw = choose('lengths', _LENGTHS.value, _DISTRIBUTIONS)
   # Two events more are hidden from pre-training.
@@ -120,11 +128,12 @@ class _Measured:
       **self.settings,
       'batch': _BATCH.value,
       'length': _LENGTH.value,
-      'lengths': _LENGTHS.value,
+      'lengths': _PREPARED.value or _LENGTHS.value,
       'median_seconds': round(median, 5),
       'sequences_per_second': round(sequences_per_run / median, 1),
       'real_tokens_per_second': round(tokens / median, 1),
       'real_token_share': round(self.share, 3),
+      'peak_memory_bytes': _peak_memory_bytes(),
     }
 
 
@@ -206,7 +215,6 @@ class _Step(_Measured):
     return {
       **self.line(_BATCH.value),
       'first_step_seconds': round(self._compile_seconds, 2),
-      'peak_memory_bytes': _peak_memory_bytes(),
     }
 
 

@@ -30,6 +30,8 @@ Plan = Callable[[int], Rows]
 
 # Batches that are packed together, which is far quicker than one by one.
 _BLOCK_STEPS = 32
+# Batches that tf.data asks for at a time: a call costs as much as a batch.
+_STEPS_A_CALL = 8
 
 
 class EpochOrder:
@@ -271,17 +273,23 @@ def _tf_data_feed(
 
   keys, example = zip(*sorted(rows_of(first_step).items()), strict=True)
 
-  def make_batch(step):
+  def make_batches(step):
+    batches = [rows_of(int(step) + number) for number in range(_STEPS_A_CALL)]
+    return [np.stack([batch[key] for batch in batches]) for key in keys]
+
+  def call(step):
     columns = tf.numpy_function(
-      lambda step: [array for _, array in sorted(rows_of(int(step)).items())],
-      [step],
-      [array.dtype for array in example],
+      make_batches, [step], [array.dtype for array in example]
     )
+    for column, array in zip(columns, example, strict=True):
+      column.set_shape((_STEPS_A_CALL, *array.shape))
     return dict(zip(keys, columns, strict=True))
 
-  dataset = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-  dataset = dataset.map(make_batch, num_parallel_calls=1)
-  yield from dataset.prefetch(4).as_numpy_iterator()
+  dataset = tf.data.Dataset.range(
+    first_step, np.iinfo(np.int64).max - _STEPS_A_CALL, _STEPS_A_CALL
+  )
+  dataset = dataset.map(call, num_parallel_calls=1).unbatch()
+  yield from dataset.prefetch(_STEPS_A_CALL).as_numpy_iterator()
 
 
 # Feed -> how batches reach the step.

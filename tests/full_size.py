@@ -2,8 +2,11 @@
 
   python tests/full_size.py ml20m DIR [NUM_RATINGS]
   python tests/full_size.py yelp DIR [NUM_REVIEWS]
+  python tests/full_size.py prepared DIR [NUM_EVENTS]
 
-Then `python -m bt4rec.describe` reads them with --config.dataset.path=DIR.
+Then `python -m bt4rec.describe` reads the first two with
+--config.dataset.path=DIR, and `python -m bt4rec.benchmark` the prepared arrays
+with --prepared=DIR.
 """
 
 import json
@@ -78,9 +81,43 @@ def write_yelp(folder: str, num_reviews: int = 7_000_000) -> None:
         )
 
 
+def write_prepared(folder: str, num_events: int = 1_000_000_000) -> None:
+  """Users of 50 events, a million items; the timestamps take no disk."""
+  from bt4rec.datasets import sequences
+
+  num_users, num_items = num_events // 50, 1_000_000
+  small = sequences.from_events(
+    'logs',
+    np.arange(num_items),
+    np.arange(num_items),
+    np.zeros(num_items, np.int64),
+  )
+  sequences.save(small, folder)
+  for name, array in {
+    'user_ids': np.arange(num_users),
+    'offsets': np.arange(num_users + 1) * 50,
+  }.items():
+    np.save(os.path.join(folder, f'{name}.npy'), array)
+  for name, dtype in {'items': np.int32, 'timestamps': np.int64}.items():
+    np.lib.format.open_memmap(
+      os.path.join(folder, f'{name}.npy'), 'w+', dtype, (num_users * 50,)
+    ).flush()
+  # Past the header, block by block: a map would count as memory.
+  path = os.path.join(folder, 'items.npy')
+  rng = np.random.default_rng(0)
+  with open(path, 'r+b') as f:
+    f.seek(os.path.getsize(path) - 4 * num_users * 50)
+    for first in range(0, num_users * 50, _BLOCK):
+      count = min(_BLOCK, num_users * 50 - first)
+      f.write(rng.integers(1, num_items + 1, count, np.int32).tobytes())
+
+
 if __name__ == '__main__':
   _kind, _folder, *_size = sys.argv[1:]
   os.makedirs(_folder, exist_ok=True)
-  {'ml20m': write_ml20m, 'yelp': write_yelp}[_kind](
-    _folder, *(int(size) for size in _size)
-  )
+  _WRITERS = {
+    'ml20m': write_ml20m,
+    'yelp': write_yelp,
+    'prepared': write_prepared,
+  }
+  _WRITERS[_kind](_folder, *(int(size) for size in _size))
