@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,99 +12,24 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from bt4rec import (
-  augment,
   encode,
   health,
   optimizer,
-  packing,
   pipeline,
+  pretext,
   pretrain_data,
   splits,
   train,
   train_step,
 )
-from bt4rec.datasets import Catalogue, SequenceDataset
-from bt4rec.errors import choose
-from bt4rec.objectives import OBJECTIVES
+from bt4rec.datasets import SequenceDataset
 from bt4rec.train_state import TrainState, create_train_state
 
 _HEALTH_WINDOWS = 512
 
 
-class Pretraining(nn.Module):
-  """An encoder under an objective; the parameter tree of a pre-training.
-
-  Attributes:
-    encoder: The encoder.
-    objective: The objective.
-    packing_shape: The rows that batches with a layout are packed into.
-  """
-
-  encoder: nn.Module
-  objective: nn.Module
-  packing_shape: packing.Shape | None = None
-
-  def __call__(
-    self, batch: dict, rng: jax.Array, train: bool
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the scalar loss over the global batch, and scalars to log."""
-    layout = None
-    if self.packing_shape and 'row' in batch:
-      layout = packing.Layout(batch['row'], batch['offset'], self.packing_shape)
-    batch = {**batch, 'layout': layout}
-    return self.objective(self.encoder, batch, rng, train)
-
-
-def make_model(
-  config: ConfigDict,
-  catalogue: Catalogue,
-  axis_name: str | None,
-  packing_shape: packing.Shape | None = None,
-) -> Pretraining:
-  """Builds encoder and objective.
-
-  Args:
-    config: A whole config.
-    catalogue: The items.
-    axis_name: Mapped axis the batch is split over, None under `jit`.
-    packing_shape: The rows that training batches are packed into.
-  """
-  make = choose('objective', config.objective, _MAKE_OBJECTIVE)
-  return Pretraining(
-    encode.encoder_module(config, catalogue.vocabulary_size),
-    make(config, catalogue, axis_name),
-    packing_shape,
-  )
-
-
-def _make_barlow_twins(config, catalogue, axis_name):
-  return OBJECTIVES['barlow_twins'](
-    mask_item=catalogue.mask_item,
-    recipe=augment.make_recipe(
-      config.augment.order, config.augment.ratios.to_dict()
-    ),
-    lambd=config.barlow_twins.lambd,
-    projector=tuple(config.barlow_twins.projector),
-    axis_name=axis_name,
-    dtype=encode.compute_dtype(config),
-  )
-
-
-def _make_dual_encoder(config, catalogue, axis_name):
-  del catalogue
-  return OBJECTIVES['dual_encoder'](
-    axis_name=axis_name, **config.dual_encoder.to_dict()
-  )
-
-
-_MAKE_OBJECTIVE = {
-  'barlow_twins': _make_barlow_twins,
-  'dual_encoder': _make_dual_encoder,
-}
-
-
 def make_loss_fn(
-  model: Pretraining, axis_name: str | None
+  model: pretext.Pretraining, axis_name: str | None
 ) -> train_step.LossFn:
   """Returns the training loss of a model as a pure function."""
 
@@ -132,7 +56,7 @@ class _Validation:
 
   def __init__(
     self,
-    model: Pretraining,
+    model: pretext.Pretraining,
     dataset: SequenceDataset,
     config: ConfigDict,
     tables: dict[str, Any],
@@ -187,9 +111,9 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   shape = pretrain_data.choose_shape(config, visible)
   plan = pretrain_data.make_plan(config, dataset, visible, shape)
   axis_name = train_step.axis_name_of(config.parallelism)
-  model = make_model(config, dataset.catalogue, axis_name, shape)
+  model = pretext.make_model(config, dataset.catalogue, axis_name, shape)
   # Without the mapped axis: nothing is mapped outside of the step.
-  plain = make_model(config, dataset.catalogue, None)
+  plain = pretext.make_model(config, dataset.catalogue, None)
   schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
   tx = optimizer.make_optimizer(config.optimizer, schedule)
   tables = {
@@ -231,7 +155,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
 def _make_health(
   config: ConfigDict,
   dataset: SequenceDataset,
-  model: Pretraining,
+  model: pretext.Pretraining,
   plan: pipeline.PretrainPlan,
 ) -> Callable[[TrainState], dict]:
   """The verdict on the embeddings of the first windows of the training."""

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from bt4rec import pretrain, train_step
+from bt4rec import pretext, pretrain, train_step
 from bt4rec.errors import InputError
 from bt4rec.train_state import create_train_state
 from tests import tiny
@@ -39,7 +39,7 @@ def _step(objective, parallelism='jit', compute_dtype='float32'):
     encoder={**tiny.config().encoder.to_dict(), 'dropout': 0.0},
   )
   axis_name = train_step.axis_name_of(parallelism)
-  model = pretrain.make_model(config, tiny.dataset().catalogue, axis_name)
+  model = pretext.make_model(config, tiny.dataset().catalogue, axis_name)
   return train_step.make_train_step(
     pretrain.make_loss_fn(model, axis_name), _TX, lambda step: 0.1, axis_name
   )
