@@ -4,26 +4,41 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from bt4rec.errors import InputError
+from bt4rec.errors import InputError, choose
 
 
 def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
-  """Linear warm-up from 0, then cosine decay to 0 at `total_steps`.
+  """Linear warm-up from 0, then what `schedule` says.
+
+  Args:
+    config: The group `optimizer` of the config; its `schedule` is 'cosine',
+      which ends at 0, or 'constant'.
+    total_steps: Number of updates.
 
   Raises:
     InputError: If the warm-up does not end before the training.
   """
+  follow = choose('optimizer.schedule', config.schedule, _SCHEDULES)
   if not 0 <= config.warmup_steps < total_steps:
     raise InputError(
       f'optimizer.warmup_steps={config.warmup_steps} must be at least 0 and '
       f'less than total_steps={total_steps}.'
     )
-  return optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    decay_steps=total_steps,
+  rate, warmup = config.learning_rate, config.warmup_steps
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, rate, warmup),
+      follow(rate, total_steps - warmup),
+    ],
+    [warmup],
   )
+
+
+# Name in the config -> peak and number of steps after the warm-up -> schedule.
+_SCHEDULES = {
+  'cosine': optax.cosine_decay_schedule,
+  'constant': lambda rate, _: optax.constant_schedule(rate),
+}
 
 
 def decay_mask(params, exclude: tuple[str, ...]):

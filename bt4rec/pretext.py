@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from bt4rec import augment, encode, packing
 from bt4rec.datasets import Catalogue
-from bt4rec.errors import choose
-from bt4rec.objectives import OBJECTIVES
+from bt4rec.errors import InputError, choose
+from bt4rec.objectives import OBJECTIVES, ItemLoss
 
 
 class Pretraining(nn.Module):
@@ -33,6 +33,19 @@ class Pretraining(nn.Module):
     batch = {**batch, 'layout': layout}
     return self.objective(self.encoder, batch, rng, train)
 
+  @property
+  def predicts_items(self) -> bool:
+    """Whether the objective has item scores: `query` and `candidates`."""
+    return hasattr(self.objective, 'query')
+
+  def query(self, items: jax.Array) -> jax.Array:
+    """See `bt4rec.objectives`; of an objective that predicts items."""
+    return self.objective.query(self.encoder, items)
+
+  def candidates(self) -> tuple[jax.Array, jax.Array]:
+    """See `bt4rec.objectives`; of an objective that predicts items."""
+    return self.objective.candidates(self.encoder)
+
 
 def make_model(
   config: ConfigDict,
@@ -47,6 +60,10 @@ def make_model(
     catalogue: The items.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     packing_shape: The rows that training batches are packed into.
+
+  Raises:
+    InputError: If a setting is not valid, or the encoder does not suit the
+      objective.
   """
   make = choose('objective', config.objective, _MAKE_OBJECTIVE)
   return Pretraining(
@@ -76,7 +93,60 @@ def _make_dual_encoder(config, catalogue, axis_name):
   )
 
 
+def _make_next_item(config, catalogue, axis_name):
+  _require_direction(config, 'next_item', causal=True)
+  return OBJECTIVES['next_item'](_item_loss(config, catalogue), axis_name)
+
+
+def _make_masked_item(config, catalogue, axis_name):
+  _require_direction(config, 'masked_item', causal=False)
+  settings = config.masked_item
+  if not 0 < settings.mask_ratio < 1:
+    raise InputError(
+      f'masked_item.mask_ratio={settings.mask_ratio} must be above 0 and '
+      f'below 1.'
+    )
+  if not 0 <= settings.last_only_ratio <= 1:
+    raise InputError(
+      f'masked_item.last_only_ratio={settings.last_only_ratio} must be between '
+      f'0 and 1.'
+    )
+  return OBJECTIVES['masked_item'](
+    dim=config.encoder.dim,
+    num_items=catalogue.num_items,
+    mask_item=catalogue.mask_item,
+    loss=_item_loss(config, catalogue),
+    axis_name=axis_name,
+    dtype=encode.compute_dtype(config),
+    **settings.to_dict(),
+  )
+
+
+def _require_direction(config: ConfigDict, name: str, causal: bool) -> None:
+  """Refuses an encoder that would see what it is to predict, or too little."""
+  if config.encoder.name == 'bag_of_items':
+    raise InputError(
+      f'objective {name!r} predicts from the state of each position, which '
+      f'encoder.name=bag_of_items does not have; use encoder.name=transformer.'
+    )
+  if config.encoder.causal != causal:
+    kind = 'causal' if causal else 'bidirectional'
+    raise InputError(
+      f'objective {name!r} needs a {kind} encoder; set '
+      f'--config.encoder.causal={causal}, or take it from configs/pretrain.py '
+      f'as second argument, which sets it.'
+    )
+
+
+def _item_loss(config: ConfigDict, catalogue: Catalogue) -> ItemLoss:
+  loss = ItemLoss(num_items=catalogue.num_items, **config.item_loss.to_dict())
+  loss.check(config.max_length)
+  return loss
+
+
 _MAKE_OBJECTIVE = {
   'barlow_twins': _make_barlow_twins,
   'dual_encoder': _make_dual_encoder,
+  'masked_item': _make_masked_item,
+  'next_item': _make_next_item,
 }

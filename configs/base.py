@@ -120,7 +120,7 @@ def get_config() -> ConfigDict:
   # 'mean', 'last' or 'class_token'.
   config.encoder.pooling = 'mean'
 
-  # 'barlow_twins' or 'dual_encoder'.
+  # 'barlow_twins', 'dual_encoder', 'masked_item' or 'next_item'.
   config.objective = 'barlow_twins'
 
   config.barlow_twins = ConfigDict()
@@ -151,8 +151,30 @@ def get_config() -> ConfigDict:
   # Smallest context, as a share of the longest one in the window.
   config.dual_encoder.min_context = 0.5
 
+  # What next_item and masked_item compare a predicted item with.
+  config.item_loss = ConfigDict()
+  # 'full' (softmax over all items), 'sampled' (over a sample), 'bce' (SASRec's
+  # own, with one negative) or 'gbce' (gSASRec's).
+  config.item_loss.name = 'full'
+  # Negatives of a position, uniform outside of its window; not of 'full'.
+  config.item_loss.num_negatives = 256
+  # Who shares negatives: 'position' (nobody), 'sequence' or 'batch' (cheap).
+  config.item_loss.negatives_per = 'position'
+  # Whether 'sampled' is corrected to estimate the softmax over all (logQ).
+  config.item_loss.log_q_correction = True
+  # Of 'gbce' (t in the paper): 0 is 'bce', 1 fully calibrated.
+  config.item_loss.calibration = 0.75
+
+  config.masked_item = ConfigDict()
+  # Share of the items of a window that is masked.
+  config.masked_item.mask_ratio = 0.2
+  # Share of the windows in which the last item alone is masked.
+  config.masked_item.last_only_ratio = 0.1
+
   config.optimizer = ConfigDict()
-  # Peak of the schedule: linear warm-up, then cosine to 0.
+  # Linear warm-up, then 'cosine' to 0 or 'constant'.
+  config.optimizer.schedule = 'cosine'
+  # Peak of the schedule.
   config.optimizer.learning_rate = 3e-3
   config.optimizer.warmup_steps = 100
   config.optimizer.weight_decay = 1e-4
@@ -174,12 +196,16 @@ def get_config() -> ConfigDict:
   config.keep_checkpoints = 1
   # Validations without improvement after which training stops; 0 is never.
   config.patience = 0
+  # What the best step is chosen by, on validation: 'loss', or one of the other
+  # numbers written as validation_*, such as 'ndcg@10' of next items.
+  config.select_by = 'loss'
 
   # Whether to write TensorBoard events.
   config.tensorboard = True
 
-  # Downstream: 'probe' (frozen encoder), 'finetune', 'scratch', or the
-  # untrained 'majority' (popularity for next_item) and 'oracle' (synthetic).
+  # Downstream: 'probe' (frozen encoder), 'finetune', 'scratch', 'direct' (what
+  # the pre-training itself predicts as next_item, no labels), or the untrained
+  # 'majority' (popularity for next_item) and 'oracle' (synthetic).
   config.protocol = 'probe'
   # Workdir of the pre-training; '' is a random encoder (probe).
   config.init_from = ''
@@ -188,7 +214,8 @@ def get_config() -> ConfigDict:
   # Most (user, position) examples of a frozen probe of next_item and
   # next_category; 0 is all.
   config.max_probe_examples = 20_000
-  # What the row of the results table is called; '' is the objective's name.
+  # What the row of the results table is called; '' is what the pre-training's
+  # label says, or else its objective.
   config.label = ''
   # Whether items already seen are left out of the ranking of next_item.
   config.exclude_seen = True

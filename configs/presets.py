@@ -42,12 +42,31 @@ def pretrainings() -> dict[str, dict]:
     'optimizer': {'weight_decay': 0.0},
     'packing': {'enabled': False},
   }
+  next_item = {
+    'objective': 'next_item',
+    'encoder': {'causal': True, 'pooling': 'last'},
+  }
   return {
     'barlow_twins': {'objective': 'barlow_twins'},
     'dual_encoder': tuned,
     'dual_encoder_tuned': tuned,
     'dual_encoder_plain': plain,
     'dual_encoder_public_code': public_code,
+    'masked_item': {'objective': 'masked_item'},
+    'next_item': next_item,
+    # As published: one negative of its own a position.
+    'next_item_bce': {
+      **next_item,
+      'item_loss': {'name': 'bce', 'num_negatives': 1},
+    },
+    'next_item_gbce': {
+      **next_item,
+      'item_loss': {'name': 'gbce', 'num_negatives': 256, 'calibration': 0.75},
+    },
+    'next_item_sampled': {
+      **next_item,
+      'item_loss': {'name': 'sampled', 'negatives_per': 'sequence'},
+    },
   }
 
 

@@ -1,16 +1,13 @@
 """The losses, against pencil and loops, on one device and on eight."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bt4rec import objectives
 from bt4rec.objectives import dual_encoder
+from tests.gradients import gradient_by_differences, on_devices
 
 _BATCH = 16
 _DIM = 6
@@ -20,51 +17,6 @@ _LAMBD = 0.3
 _ORTHOGONAL = np.array(
   [[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32
 )
-
-
-def _gradient_by_differences(function, x, step=1e-5):
-  """Central differences in float64."""
-  gradient = np.empty(x.shape)
-  for index in np.ndindex(x.shape):
-    values = []
-    for sign in (1, -1):
-      moved = x.astype(np.float64)
-      moved[index] += sign * step
-      values.append(function(moved))
-    gradient[index] = (values[0] - values[1]) / (2 * step)
-  return gradient
-
-
-def _on_devices(parallelism, loss_fn, weight, batch):
-  """Value and gradient by `weight` of a loss over a split batch.
-
-  Args:
-    parallelism: 'one', 'jit' or 'pmap'.
-    loss_fn: (weight, batch, axis_name) -> scalar.
-    weight: What the gradient is taken by.
-    batch: Arrays with the batch as leading axis.
-  """
-  assert jax.device_count() == 8
-
-  def value_and_grad(axis_name, weight, batch):
-    return jax.value_and_grad(loss_fn)(weight, batch, axis_name)
-
-  if parallelism == 'pmap':
-
-    def share(weight, batch):
-      loss, grad = value_and_grad('batch', weight, batch)
-      return loss, lax.pmean(grad, 'batch')
-
-    parts = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
-    losses, grads = jax.pmap(share, 'batch', in_axes=(None, 0))(weight, parts)
-    # Every device has the loss and the gradient of the global batch.
-    np.testing.assert_array_equal(losses, np.repeat(losses[:1], 8))
-    return losses[0], grads[0]
-  if parallelism == 'jit':
-    mesh = Mesh(np.array(jax.devices()), ('batch',))
-    batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec('batch')))
-    weight = jax.device_put(weight, NamedSharding(mesh, PartitionSpec()))
-  return jax.jit(functools.partial(value_and_grad, None))(weight, batch)
 
 
 class TestBarlowTwinsLoss:
@@ -150,13 +102,13 @@ class TestBarlowTwinsLoss:
     grads = jax.grad(loss_of, (0, 1))(z_a, z_b)
     np.testing.assert_allclose(
       grads[0],
-      _gradient_by_differences(lambda z: reference(z, z_b), z_a),
+      gradient_by_differences(lambda z: reference(z, z_b), z_a),
       rtol=1e-3,
       atol=1e-5,
     )
     np.testing.assert_allclose(
       grads[1],
-      _gradient_by_differences(lambda z: reference(z_a, z), z_b),
+      gradient_by_differences(lambda z: reference(z_a, z), z_b),
       rtol=1e-3,
       atol=1e-5,
     )
@@ -221,8 +173,8 @@ class TestBarlowTwinsLoss:
         z_a, z_b, lambd=_LAMBD, axis_name=axis_name
       )[0]
 
-    split = _on_devices(parallelism, loss_fn, weight, self._views())
-    whole = _on_devices('one', loss_fn, weight, self._views())
+    split = on_devices(parallelism, loss_fn, weight, self._views())
+    whole = on_devices('one', loss_fn, weight, self._views())
     np.testing.assert_allclose(split[0], whole[0], rtol=1e-5)
     np.testing.assert_allclose(split[1], whole[1], rtol=1e-4, atol=1e-6)
 
@@ -328,7 +280,7 @@ class TestInBatchSoftmaxLoss:
 
       np.testing.assert_allclose(
         grads[number],
-        _gradient_by_differences(moved, np.asarray(argument)),
+        gradient_by_differences(moved, np.asarray(argument)),
         rtol=1e-3,
         atol=1e-5,
       )
@@ -352,8 +304,8 @@ class TestInBatchSoftmaxLoss:
       # The accuracy is compared too.
       return loss + metrics['accuracy']
 
-    split = _on_devices(parallelism, loss_fn, weight, self._batch())
-    whole = _on_devices('one', loss_fn, weight, self._batch())
+    split = on_devices(parallelism, loss_fn, weight, self._batch())
+    whole = on_devices('one', loss_fn, weight, self._batch())
     np.testing.assert_allclose(split[0], whole[0], rtol=1e-5)
     np.testing.assert_allclose(split[1], whole[1], rtol=1e-4, atol=1e-6)
 

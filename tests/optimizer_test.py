@@ -35,6 +35,16 @@ class TestMakeSchedule:
     schedule = optimizer.make_schedule(_config(), total_steps=12)
     np.testing.assert_allclose(schedule(step), rate, rtol=1e-6, atol=1e-8)
 
+  def test_constant_stays_at_the_peak(self):
+    config = _config(schedule='constant')
+    schedule = optimizer.make_schedule(config, total_steps=12)
+    rates = [float(schedule(step)) for step in (0, 2, 4, 5, 12)]
+    np.testing.assert_allclose(rates, [0, 0.15, 0.3, 0.3, 0.3], rtol=1e-6)
+
+  def test_refuses_an_unknown_schedule(self):
+    with pytest.raises(InputError, match=r"'linear'.*cosine, constant"):
+      optimizer.make_schedule(_config(schedule='linear'), total_steps=12)
+
   def test_without_warm_up_starts_at_the_peak(self):
     schedule = optimizer.make_schedule(_config(warmup_steps=0), total_steps=12)
     np.testing.assert_allclose(schedule(0), 0.3, rtol=1e-6)

@@ -16,11 +16,20 @@ _STEPS = 3
 _TX = optax.sgd(0.1)
 
 
+_CAUSAL = {'next_item': True}
+
+
+def _config(objective, **overrides):
+  config = tiny.config(objective=objective, **overrides)
+  config.encoder.causal = _CAUSAL.get(objective, False)
+  return config
+
+
 # Sharing of compiled steps: they take longer than everything else here.
 @functools.cache
 def _start(objective):
   """State at step 0, tables and first batches."""
-  job = pretrain.make_job(tiny.config(objective=objective), tiny.dataset())
+  job = pretrain.make_job(_config(objective), tiny.dataset())
   batches = job.feed(0)
   # Plain gradient descent: the parameters move by the gradient, whereas Adam
   # would turn the rounding of a gradient that is nearly 0 into a whole step.
@@ -33,8 +42,8 @@ def _start(objective):
 def _step(objective, parallelism='jit', compute_dtype='float32'):
   """The pure step of a real pre-training, dropout off."""
   # Masks of dropout are drawn by device; views and cuts by example.
-  config = tiny.config(
-    objective=objective,
+  config = _config(
+    objective,
     compute_dtype=compute_dtype,
     encoder={**tiny.config().encoder.to_dict(), 'dropout': 0.0},
   )
@@ -73,7 +82,9 @@ def _paths(tree):
   }
 
 
-@pytest.mark.parametrize('objective', ['barlow_twins', 'dual_encoder'])
+@pytest.mark.parametrize(
+  'objective', ['barlow_twins', 'dual_encoder', 'masked_item', 'next_item']
+)
 class TestCompiledStep:
   @pytest.mark.parametrize('parallelism', ['jit', 'pmap'])
   def test_eight_devices_equal_one(self, parallelism, objective):

@@ -3,18 +3,33 @@
 An objective is a Flax module called as `objective(encoder, batch, rng, train)`
 with the bound encoder; it returns the scalar loss and a dict of scalars to be
 logged. What belongs to it alone, such as a projector, are its own parameters.
+
+An objective that predicts items also has `query(encoder, items)`, [batch, dim]
+for histories that leave room for one item more, and `candidates(encoder)`,
+[num_items, dim] and [num_items]: an item's score is `query @ candidate + bias`.
 """
 
 from bt4rec.objectives.barlow_twins import BarlowTwins, barlow_twins_loss
 from bt4rec.objectives.dual_encoder import DualEncoder, in_batch_softmax_loss
+from bt4rec.objectives.item_loss import ItemLoss
+from bt4rec.objectives.masked_item import MaskedItem
+from bt4rec.objectives.next_item import NextItem
 
 __all__ = [
   'OBJECTIVES',
   'BarlowTwins',
   'DualEncoder',
+  'ItemLoss',
+  'MaskedItem',
+  'NextItem',
   'barlow_twins_loss',
   'in_batch_softmax_loss',
 ]
 
 # Name in the config -> module.
-OBJECTIVES = {'barlow_twins': BarlowTwins, 'dual_encoder': DualEncoder}
+OBJECTIVES = {
+  'barlow_twins': BarlowTwins,
+  'dual_encoder': DualEncoder,
+  'masked_item': MaskedItem,
+  'next_item': NextItem,
+}

@@ -112,7 +112,12 @@ class DualEncoder(nn.Module):
   min_context: float
   axis_name: str | None = None
 
-  @nn.compact
+  def setup(self):
+    if self.learned_temperature:
+      self.log_temperature = self.param(
+        'log_temperature', nn.initializers.constant(jnp.log(0.1)), ()
+      )
+
   def __call__(
     self, encoder: nn.Module, batch: dict, rng: jax.Array, train: bool
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -120,13 +125,7 @@ class DualEncoder(nn.Module):
     context, target = split_context(
       rng, batch['items'], batch['index'], self.min_context
     )
-    temperature: jax.Array | float = 1.0
-    if self.learned_temperature:
-      temperature = jnp.exp(
-        self.param(
-          'log_temperature', nn.initializers.constant(jnp.log(0.1)), ()
-        )
-      )
+    temperature = self._temperature()
     loss, metrics = in_batch_softmax_loss(
       _unit(encoder(context, train, batch['layout'])),
       _unit(encoder.item_table(target)),
@@ -137,6 +136,20 @@ class DualEncoder(nn.Module):
       axis_name=self.axis_name,
     )
     return loss, {**metrics, 'temperature': jnp.asarray(temperature)}
+
+  def _temperature(self) -> jax.Array | float:
+    if not self.learned_temperature:
+      return 1.0
+    return jnp.exp(self.log_temperature)
+
+  def query(self, encoder: nn.Module, items: jax.Array) -> jax.Array:
+    """[batch, length] int32 -> [batch, dim], what the next item is like."""
+    return _unit(encoder(items, train=False)) / self._temperature()
+
+  def candidates(self, encoder: nn.Module) -> tuple[jax.Array, jax.Array]:
+    """[num_items, dim] what queries are compared with, [num_items] biases."""
+    table = _unit(encoder.item_table.embedding[1:-1])
+    return table, jnp.zeros(len(table))
 
 
 def _unit(x: jax.Array) -> jax.Array:
