@@ -69,8 +69,8 @@ def _parse(argv: list[str]) -> list[str]:
   if file and not os.path.isfile(file):
     _fail(
       f'config file {file!r} does not exist; the files are '
-      f'configs/quickstart.py, configs/pretrain.py, configs/downstream.py and '
-      f'configs/study.py.',
+      f'configs/quickstart.py, configs/pretrain.py, configs/downstream.py, '
+      f'configs/reproduce.py and configs/study.py.',
       _BAD_INPUT,
     )
   try:

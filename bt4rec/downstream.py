@@ -70,7 +70,8 @@ def run(
     'seed': config.seed,
     'metrics': outcome.metrics,
     'validation': outcome.validation,
-    'num_train': len(labelled),
+    # Item scores of a pre-training use no label.
+    'num_train': 0 if config.protocol == 'direct' else len(labelled),
     'num_test': len(outcome.outcomes),
     'split_fingerprint': splits.fingerprint(dataset),
     'inductive': config.inductive,
@@ -86,7 +87,8 @@ def _objective_of(config: ConfigDict) -> str:
     return config.protocol
   if not config.init_from:
     return 'random'
-  return workdir.read_config(config.init_from).objective
+  pretraining = workdir.read_config(config.init_from)
+  return pretraining.label or pretraining.objective
 
 
 def write_result(directory: str, result: dict) -> None:

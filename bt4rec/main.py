@@ -23,7 +23,8 @@ _CONFIG = config_flags.DEFINE_config_file(
   _QUICKSTART,
   'File with the config, and its argument after a colon. Files: '
   'configs/quickstart.py, configs/pretrain.py:DATASET[,OBJECTIVE], '
-  'configs/downstream.py:DATASET,TASK, configs/study.py:DATASET.',
+  'configs/downstream.py:DATASET,TASK, configs/study.py:DATASET, '
+  'configs/reproduce.py:MODEL.',
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(

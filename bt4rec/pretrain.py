@@ -18,7 +18,9 @@ from bt4rec import (
   pipeline,
   pretext,
   pretrain_data,
+  scoring,
   splits,
+  tasks,
   train,
   train_step,
 )
@@ -52,7 +54,11 @@ def make_loss_fn(
 
 
 class _Validation:
-  """The loss on fixed windows with fixed views, dropout off."""
+  """The loss on fixed windows with fixed views, dropout off.
+
+  With an objective that predicts items also the ranking of the windows' last
+  items, as `evaluate` measures the next items of the test.
+  """
 
   def __init__(
     self,
@@ -62,6 +68,12 @@ class _Validation:
     tables: dict[str, Any],
   ):
     windows = pretrain_data.validation_windows(dataset, config)
+    users = windows.pop('users')
+    ends = dataset.offsets[users + 1] - 2
+    self._last_items = tasks.Examples(users, ends, dataset.items[ends] - 1)
+    self._task = tasks.NextItem(dataset, config.split_seed)
+    self._exclude_seen = config.exclude_seen
+    self._model = model
     self._num_batches = math.ceil(len(windows['start']) / config.batch_size)
     self._events, self._max_length = dataset.items, config.max_length
     self._tables = tables
@@ -93,7 +105,21 @@ class _Validation:
       batch = {'items': items, 'index': self._index, **self._tables}
       rng = jax.random.fold_in(self._rng, number)
       losses.append(self._loss_of(state.params, state.batch_stats, batch, rng))
-    return {train.SELECT: float(np.mean(jax.device_get(losses)))}
+    loss = float(np.mean(jax.device_get(losses)))
+    numbers = {'loss': loss, **self._ranking(state)}
+    return {f'validation_{key}': value for key, value in numbers.items()}
+
+  def _ranking(self, state: TrainState) -> dict[str, float]:
+    if not self._model.predicts_items:
+      return {}
+    numbers, _ = scoring.evaluate_scorer(
+      scoring.Scorer(self._model, state.params),
+      self._task,
+      self._last_items,
+      self._exclude_seen,
+    )
+    del numbers['loss']  # Of all items, whatever the objective compares.
+    return numbers
 
 
 def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:

@@ -139,17 +139,30 @@ def log_item_probability(
 def validation_windows(
   dataset: SequenceDataset, config: ConfigDict
 ) -> dict[str, np.ndarray]:
-  """The newest windows of the validation users, without their last event.
+  """The newest windows of some users, without their last event.
 
-  Their last events were not seen in training, and no test event is in them:
-  the last event of a user is the test of `next_item`, and the test users of
-  the user-level tasks are others.
+  With the scope 'leave_two_out' they are all users: the windows end at the
+  event before the last, which is what published figures of the next item are
+  selected on. Otherwise, or with `config.inductive`, they are the validation
+  users of the user-level tasks, whose held-out events are nobody's test. No
+  test event of a task that the scope is for is in them, and their last events
+  were not seen in training.
+
+  Returns:
+    `users` and `start` [num_windows] int64, and `length` [num_windows] int32.
   """
-  users = splits.user_splits(dataset.user_ids, config.split_seed)['validation']
-  users = np.flatnonzero(users & (dataset.lengths >= 3))
+  chosen = dataset.lengths >= 3
+  if config.pretrain_scope != 'leave_two_out' or config.inductive:
+    split = splits.user_splits(dataset.user_ids, config.split_seed)
+    chosen &= split['validation']
+  users = np.flatnonzero(chosen)
   if len(users) > _MAX_VALIDATION_USERS:
     priority = splits.user_hash(dataset.user_ids[users], 'validation')
     users = users[np.sort(np.argsort(priority)[:_MAX_VALIDATION_USERS])]
   end = dataset.offsets[users + 1] - 1
   length = np.minimum(dataset.lengths[users] - 1, config.max_length)
-  return {'start': end - length, 'length': length.astype(np.int32)}
+  return {
+    'users': users,
+    'start': end - length,
+    'length': length.astype(np.int32),
+  }

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import baselines, datasets, encode, pipeline, splits
+from bt4rec import baselines, datasets, encode, pipeline, scoring, splits
 from bt4rec.errors import InputError
 from bt4rec.supervised import (
   Model,
@@ -33,7 +33,12 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
   if not config.init_from:
     return encode.random_encoder(config, task.dataset.catalogue, config.seed)
   encoder = encode.load_encoder(config.init_from)
-  meta = encoder.meta
+  _check_checkpoint(config, task, encoder.meta)
+  return encoder
+
+
+def _check_checkpoint(config: ConfigDict, task: Task, meta: dict) -> None:
+  """Refuses a checkpoint that has seen what it is tested on."""
   found, expected = (
     meta['split_fingerprint'],
     splits.fingerprint(task.dataset),
@@ -57,7 +62,6 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
       f'the checkpoint in {config.init_from} was pre-trained on all users; '
       f'pre-train with --config.inductive=True, or evaluate without it.'
     )
-  return encoder
 
 
 def probe(setting: Setting) -> Outcome:
@@ -170,6 +174,35 @@ def finetune(setting: Setting) -> Outcome:
   return train_and_test(setting, model)
 
 
+def direct(setting: Setting) -> Outcome:
+  """What the pre-training itself predicts next: no labels, no training."""
+  config, task = setting.config, setting.task
+  if not task.is_ranking:
+    raise InputError(
+      f'protocol=direct predicts items, task {task.name!r} asks for '
+      f'categories; use task=next_item, or protocol=probe.'
+    )
+  if not config.init_from:
+    raise InputError(
+      'protocol=direct needs a pre-training; name its workdir with '
+      '--config.init_from.'
+    )
+  if config.label_fraction != 1:
+    raise InputError(
+      f'protocol=direct uses no labels, but label_fraction='
+      f'{config.label_fraction}; leave it at 1.'
+    )
+  scorer, meta = scoring.load_scorer(config.init_from, task.dataset.catalogue)
+  _check_checkpoint(config, task, meta)
+  validation, _ = scoring.evaluate_scorer(
+    scorer, task, setting.validation, config.exclude_seen
+  )
+  numbers, outcomes = scoring.evaluate_scorer(
+    scorer, task, task.test(), config.exclude_seen
+  )
+  return Outcome(numbers, outcomes, validation)
+
+
 def majority(setting: Setting) -> Outcome:
   """The same answer for everybody."""
   task = setting.task
@@ -200,6 +233,7 @@ PROTOCOLS = {
   'probe': probe,
   'finetune': finetune,
   'scratch': finetune,
+  'direct': direct,
   'majority': majority,
   'oracle': oracle,
 }

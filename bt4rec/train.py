@@ -18,8 +18,6 @@ from bt4rec.checkpoint import Checkpointer
 from bt4rec.errors import InputError, NonFiniteLossError
 from bt4rec.train_state import TrainState
 
-# The key under which `Job.evaluate` returns what the best step is chosen by.
-SELECT = 'validation_loss'
 _PREEMPTED = 128 + signal.SIGTERM
 
 
@@ -42,8 +40,10 @@ class Job:
     patience: Evaluations without improvement after which training stops; 0
       never stops early.
     meta: JSON object stored in every checkpoint.
-    evaluate: State -> numbers, among them `validation_loss` if there is
+    evaluate: State -> numbers, named `validation_*`; none if there is no
       validation data.
+    select: The one the best step is chosen by, by its smallest value if it is
+      a loss and by its largest otherwise.
     health: State -> numbers and the verdict, or None.
     health_every_steps: Period of `health`.
     tensorboard: Whether to write TensorBoard events.
@@ -63,6 +63,7 @@ class Job:
   patience: int
   meta: dict
   evaluate: Callable[[TrainState], dict[str, float]]
+  select: str = 'validation_loss'
   health: Callable[[TrainState], dict] | None = None
   health_every_steps: int = 0
   tensorboard: bool = True
@@ -236,13 +237,23 @@ class _Run:
   def _evaluate_and_save(self) -> None:
     self._check_finite()
     numbers = self._job.evaluate(self._job.step.unreplicate(self._state))
-    if SELECT in numbers:
-      self._require_finite('validation loss', numbers[SELECT], self._step)
-    if numbers:
-      self._writer.write(self._step, numbers)
-    if SELECT in numbers:
-      self._selection.update(numbers[SELECT], self._step, self._job.patience)
-    self._save(numbers.get(SELECT))
+    if not numbers:
+      self._save()
+      return
+    select = self._job.select
+    if select not in numbers:
+      raise InputError(
+        f'select_by={select.removeprefix("validation_")} is not measured on '
+        f'validation; the valid names are: '
+        f'{", ".join(name.removeprefix("validation_") for name in numbers)}.'
+      )
+    value = numbers[select]
+    self._require_finite(select.replace('_', ' '), value, self._step)
+    self._writer.write(self._step, numbers)
+    if not select.endswith('loss'):
+      value = -value  # Lower is better, for the checkpoints too.
+    self._selection.update(value, self._step, self._job.patience)
+    self._save(value)
 
   def _save(self, metric: float | None = None) -> None:
     self._check_finite()
@@ -285,6 +296,9 @@ def settings(config: ConfigDict) -> dict[str, Any]:
     raise InputError(f'seed={config.seed} must be at least 0.')
   others = ('checkpoint_every_steps', 'keep_checkpoints', 'patience')
   return {
-    name: config[name]
-    for name in (*positive, *others, 'health_every_steps', 'tensorboard')
+    'select': f'validation_{config.select_by}',
+    **{
+      name: config[name]
+      for name in (*positive, *others, 'health_every_steps', 'tensorboard')
+    },
   }

@@ -1,9 +1,9 @@
 """One downstream run: configs/downstream.py:DATASET,TASK[,PROTOCOL].
 
 DATASET: synthetic, ml1m, ml20m, yelp, logs. TASK: next_item, next_category,
-favorite_category. PROTOCOL: probe (default), finetune, scratch, majority,
-oracle. The encoder is given by --config.init_from=WORKDIR; without it a probe
-is of a random one.
+favorite_category. PROTOCOL: probe (default), finetune, scratch, direct,
+majority, oracle. The encoder is given by --config.init_from=WORKDIR; without
+it a probe is of a random one.
 
 Command:  launch/run.sh --config=configs/downstream.py:ml1m,next_category
           --config.init_from=runs/ml1m --config.label_fraction=0.1
@@ -30,7 +30,7 @@ def get_config(arg: str = 'synthetic,next_item') -> ConfigDict:
   config.protocol = presets.pick(
     'protocol',
     protocol or 'probe',
-    ('probe', 'finetune', 'scratch', 'majority', 'oracle'),
+    ('probe', 'finetune', 'scratch', 'direct', 'majority', 'oracle'),
   )
   config.update(presets.protocols().get(config.protocol, {}))
   return config

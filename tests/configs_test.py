@@ -9,7 +9,15 @@ from bt4rec import datasets, jobs
 from bt4rec.datasets import synthetic
 from bt4rec.objectives import OBJECTIVES
 from bt4rec.tasks import TASKS
-from configs import base, downstream, presets, pretrain, quickstart, study
+from configs import (
+  base,
+  downstream,
+  presets,
+  pretrain,
+  quickstart,
+  reproduce,
+  study,
+)
 
 
 @pytest.mark.parametrize('dataset', presets.DATASETS)
@@ -25,6 +33,18 @@ def test_every_argument_gives_a_config_with_the_fields_of_base(dataset):
     assert config.dataset.name == dataset
   for config in (study.get_config(dataset), quickstart.get_config()):
     assert set(config.keys()) == fields | {'study'}
+
+
+@pytest.mark.parametrize('model', reproduce._MODELS)
+def test_a_reproduction_overrides_existing_fields_only(model):
+  config = reproduce.get_config(model)
+  fields = base.get_config()
+  assert set(config.keys()) == set(fields.keys())
+  for group in ('encoder', 'item_loss', 'masked_item', 'optimizer'):
+    assert set(config[group].keys()) == set(fields[group].keys())
+  assert config.label == model
+  assert config.encoder.causal == (config.objective == 'next_item')
+  assert (config.max_length, config.encoder.dropout) == (201, 0.1)
 
 
 def test_names_in_configs_are_the_names_in_the_code():
@@ -74,6 +94,7 @@ _PLAIN = ('b1', 'b2', 'seed')
     (lambda: downstream.get_config('ml1m,next'), 'next_category'),
     (lambda: downstream.get_config('ml1m,next_item,prob'), 'finetune'),
     (lambda: study.get_config('yep'), 'ml1m'),
+    (lambda: reproduce.get_config('sasrec'), 'next_item_bce'),
   ],
 )
 def test_unknown_names_list_the_valid_ones(call, valid):

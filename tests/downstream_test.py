@@ -83,6 +83,64 @@ def test_every_protocol_runs_on_every_task(
   assert result['split_fingerprint'] == splits.fingerprint(dataset)
 
 
+@pytest.fixture(scope='module')
+def predicting(dataset, tmp_path_factory):
+  """Workdir of a short pre-training of `next_item`."""
+  config = small_config(
+    objective='next_item', pretrain_scope='leave_two_out', label='sasrec'
+  )
+  config.encoder.causal = True
+  directory = str(tmp_path_factory.mktemp('next_item'))
+  workdir.check_config(config, directory)
+  pretrain.run(config, directory, dataset)
+  return directory
+
+
+def test_direct_ranks_by_the_states_of_the_encoder(
+  dataset, predicting, tmp_path
+):
+  config = small_config('next_item', protocol='direct', init_from=predicting)
+  result = downstream.run(config, str(tmp_path), dataset)
+  assert result['objective'] == 'sasrec'
+  assert result['num_train'] == 0
+  # One user at a time, the states against the item table, seen items left out.
+  encoder = encode.load_encoder(predicting)
+  table = np.asarray(encoder.item_table)
+  ranks = []
+  for user in range(dataset.num_users):
+    events = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]]
+    history, target = events[:-1], events[-1]
+    items = np.zeros((1, 12), np.int32)
+    # A place of the window is the target's.
+    newest = history[-11:]
+    items[0, : len(newest)] = newest
+    states = encoder.module.apply(
+      {'params': encoder.params}, items, False, method='states'
+    )
+    scores = table @ np.asarray(states)[0, len(newest) - 1]
+    own = scores[target - 1]
+    scores[history - 1] = -np.inf
+    scores[target - 1] = -np.inf
+    ranks.append(1 + (scores > own).sum() + 0.5 * (scores == own).sum())
+  np.testing.assert_allclose(result['outcomes'], ranks)
+
+
+def test_a_pre_training_is_validated_on_the_last_event_it_may_not_see(
+  dataset, predicting, tmp_path
+):
+  config = small_config('next_item', protocol='direct', init_from=predicting)
+  result = downstream.run(config, str(tmp_path), dataset)
+  lines = workdir.read_lines(f'{predicting}/metrics.jsonl')
+  best = min(
+    (line for line in lines if 'validation_loss' in line),
+    key=lambda line: line['validation_loss'],
+  )
+  for name in ('recall@10', 'ndcg@10', 'mrr'):
+    np.testing.assert_allclose(
+      best[f'validation_{name}'], result['validation'][name], rtol=1e-6
+    )
+
+
 def test_the_same_job_gives_the_same_result(dataset, pretrained, tmp_path):
   config = small_config('next_category', init_from=pretrained['shared'])
   first, second = (
@@ -165,6 +223,23 @@ def test_refuses_a_scope_that_contains_held_out_events(
   downstream.run(config, str(tmp_path), dataset)
 
 
+def test_direct_needs_item_scores(dataset, pretrained, tmp_path):
+  config = small_config(
+    'next_item', protocol='direct', init_from=pretrained['shared']
+  )
+  with pytest.raises(InputError, match=r'barlow_twins.*protocol=probe'):
+    downstream.run(config, str(tmp_path), dataset)
+
+
+def test_direct_refuses_what_the_checkpoint_has_seen(
+  dataset, predicting, tmp_path
+):
+  config = small_config('next_item', protocol='direct', init_from=predicting)
+  config.inductive = True
+  with pytest.raises(InputError, match='pre-trained on all users'):
+    downstream.run(config, str(tmp_path), dataset)
+
+
 def test_refuses_a_checkpoint_of_another_split(pretrained, tmp_path):
   config = small_config('next_item', init_from=pretrained['shared'])
   config.dataset.synthetic.seed = 1
@@ -178,12 +253,18 @@ def test_refuses_a_checkpoint_of_another_split(pretrained, tmp_path):
     ({'protocol': 'finetune'}, 'needs a pre-training'),
     ({'protocol': 'scratch', 'init_from': 'x'}, 'without pre-training'),
     ({'protocol': 'prob'}, 'unknown protocol'),
+    ({'protocol': 'direct'}, 'needs a pre-training'),
+    ({'protocol': 'direct', 'task': 'next_category'}, 'task=next_item'),
+    (
+      {'protocol': 'direct', 'init_from': 'x', 'label_fraction': 0.5},
+      'uses no labels',
+    ),
     ({'label_fraction': 0.0}, 'label_fraction=0.0'),
     ({'init_from': 'nowhere'}, 'nowhere'),
   ],
 )
 def test_bad_settings_get_a_sentence(overrides, sentence, dataset, tmp_path):
-  config = small_config('next_item', **overrides)
+  config = small_config(**{'task': 'next_item', **overrides})
   with pytest.raises(InputError, match=sentence):
     downstream.run(config, str(tmp_path), dataset)
 

@@ -45,3 +45,29 @@ def test_validation_windows_hold_no_test_event():
     for event in range(start, start + length)
   }
   assert not events & set(test.ends.tolist())
+
+
+def test_leave_two_out_is_validated_on_the_next_to_last_event_of_all():
+  dataset = tiny.dataset()
+  config = tiny.config(pretrain_scope='leave_two_out')
+  windows = pretrain_data.validation_windows(dataset, config)
+  assert windows['users'].tolist() == list(range(dataset.num_users))
+  end = windows['start'] + windows['length']
+  np.testing.assert_array_equal(end, dataset.offsets[1:] - 1)
+  visible = pretrain_data.visible_events(dataset, config)
+  np.testing.assert_array_equal(dataset.offsets[:-1] + visible, end - 1)
+
+
+def test_validation_users_are_drawn_once_where_there_are_many(monkeypatch):
+  monkeypatch.setattr(pretrain_data, '_MAX_VALIDATION_USERS', 7)
+  dataset = tiny.dataset()
+  config = tiny.config(pretrain_scope='leave_two_out')
+  windows = pretrain_data.validation_windows(dataset, config)
+  again = pretrain_data.validation_windows(dataset, config)
+  assert len(set(windows['users'].tolist())) == 7
+  np.testing.assert_array_equal(windows['users'], again['users'])
+  # An inductive pre-training is not validated on the users it is tested on.
+  config.inductive = True
+  users = pretrain_data.validation_windows(dataset, config)['users']
+  split = splits.user_splits(dataset.user_ids, config.split_seed)
+  assert split['validation'][users].all()

@@ -23,6 +23,7 @@ from bt4rec.train_state import create_train_state
 from tests import tiny
 
 _BATCH = 8
+_SELECT = 'validation_loss'
 # They depend on the clock.
 _TIMING = ('sequences_per_second', 'eta_seconds')
 
@@ -70,9 +71,9 @@ def _job(
 
   def evaluate(state):
     if validation is None:
-      return {train.SELECT: float(state.params['w']) ** 2}
+      return {_SELECT: float(state.params['w']) ** 2}
     value = validation(int(state.step))
-    return {} if value is None else {train.SELECT: value}
+    return {} if value is None else {_SELECT: value}
 
   return train.Job(
     **{
@@ -164,7 +165,7 @@ class TestResume:
     train.fit(_job(), whole)
     # Killed before the first checkpoint was written, though after its line.
     os.makedirs(parts)
-    line = {'step': 0, train.SELECT: 5.0}
+    line = {'step': 0, _SELECT: 5.0}
     pathlib.Path(parts, 'metrics.jsonl').write_text(json.dumps(line) + '\n')
     # Killed after it.
     with pytest.raises(_KilledError):
@@ -176,7 +177,7 @@ class TestResume:
     train.fit(_job(), str(tmp_path))
     lines = _lines(tmp_path)
     logs = [line['step'] for line in lines if 'loss' in line]
-    evaluations = [line['step'] for line in lines if train.SELECT in line]
+    evaluations = [line['step'] for line in lines if _SELECT in line]
     assert logs == [2, 4, 6, 8, 10, 12]
     assert evaluations == [0, 3, 6, 9, 12]
     assert len(lines) == len(logs) + len(evaluations)
@@ -236,6 +237,24 @@ class TestSelection:
     assert int(state.step) == meta['selection']['best_step']
     assert int(state.step) == 9  # The last of equal values.
     assert _steps(tmp_path) == [9, 12]
+
+  def test_the_largest_is_best_of_what_is_no_loss(self, tmp_path):
+    select = 'validation_ndcg@10'
+
+    def evaluate(state):
+      loss = _VALIDATION[int(state.step)]
+      return {_SELECT: -loss, select: 5 - loss}
+
+    job = dataclasses.replace(_job(select=select), evaluate=evaluate)
+    state, meta = train.fit(job, str(tmp_path))
+    assert int(state.step) == meta['selection']['best_step'] == 9
+    assert _steps(tmp_path) == [9, 12]
+
+  def test_refuses_to_select_by_what_is_not_measured(self, tmp_path):
+    with pytest.raises(
+      InputError, match=r'select_by=ndcg@10 .*names are: loss'
+    ):
+      train.fit(_job(select='validation_ndcg@10'), str(tmp_path))
 
   def test_returns_the_latest_without_validation(self, tmp_path):
     state, _ = train.fit(_job(validation=lambda step: None), str(tmp_path))
