@@ -38,6 +38,42 @@ def spectrum(h: jax.Array) -> dict[str, jax.Array]:
   }
 
 
+def _unit(x: jax.Array) -> jax.Array:
+  x = x.astype(jnp.float32)
+  return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+@jax.jit
+def alignment(h_a: jax.Array, h_b: jax.Array) -> jax.Array:
+  """Mean squared distance of two embeddings of a user, on the unit sphere.
+
+  Eq. (1) of Wang and Isola (2020), https://arxiv.org/abs/2005.10242, with its
+  alpha 2: between 0, equal, and 4, opposite; lower is better aligned.
+
+  Args:
+    h_a: [num_users, dim] float.
+    h_b: [num_users, dim] float; row `i` of both belongs to the same user.
+  """
+  return ((_unit(h_a) - _unit(h_b)) ** 2).sum(1).mean()
+
+
+@jax.jit
+def uniformity(h: jax.Array) -> jax.Array:
+  """Log of the mean Gaussian potential of two users, on the unit sphere.
+
+  Eq. (2) of Wang and Isola (2020), https://arxiv.org/abs/2005.10242, with its
+  t 2: between 0, all equal, and about -4, spread evenly; lower is more uniform.
+
+  Args:
+    h: [num_users, dim] float, of two different users at least.
+  """
+  unit = _unit(h)
+  distance = jnp.maximum(2 - 2 * unit @ unit.T, 0.0)
+  others = ~jnp.eye(len(h), dtype=bool)
+  potential = jnp.where(others, jnp.exp(-2 * distance), 0.0)
+  return jnp.log(potential.sum() / others.sum())
+
+
 def verdict(numbers: dict[str, float], num_users: int, dim: int) -> str:
   """'healthy', 'dimensional collapse' or 'constant'.
 
@@ -55,7 +91,20 @@ def verdict(numbers: dict[str, float], num_users: int, dim: int) -> str:
   return 'healthy'
 
 
-def report(h: np.ndarray) -> dict[str, float | str]:
-  """The numbers of `spectrum` with the verdict under `health`."""
-  numbers = {key: float(value) for key, value in spectrum(h).items()}
+def report(
+  h: np.ndarray, h_a: np.ndarray, h_b: np.ndarray
+) -> dict[str, float | str]:
+  """Rank, spread, alignment and uniformity, with the verdict under `health`.
+
+  Args:
+    h: [num_users, dim] float, embeddings of different users.
+    h_a: [num_users, dim] float, embeddings of a part of each user's events.
+    h_b: [num_users, dim] float, of another part.
+  """
+  numbers = {
+    **spectrum(h),
+    'alignment': alignment(h_a, h_b),
+    'uniformity': uniformity(h),
+  }
+  numbers = {key: float(value) for key, value in numbers.items()}
   return {**numbers, 'health': verdict(numbers, *h.shape)}

@@ -184,11 +184,19 @@ def _make_health(
   model: pretext.Pretraining,
   plan: pipeline.PretrainPlan,
 ) -> Callable[[TrainState], dict]:
-  """The verdict on the embeddings of the first windows of the training."""
-  windows = plan(0)
-  sample = {
-    key: np.resize(windows[key], _HEALTH_WINDOWS) for key in ('start', 'length')
-  }
+  """The verdict on the embeddings of the first windows of the training.
+
+  Alignment is that of the older and the newer half of a window, whatever the
+  objective, so that objectives can be compared.
+  """
+  # Within an epoch nobody comes twice.
+  num_users = min(_HEALTH_WINDOWS, len(plan.users))
+  steps = [plan(step) for step in range(-(-num_users // config.batch_size))]
+  start, length = (
+    np.concatenate([rows[key] for rows in steps])[:num_users]
+    for key in ('start', 'length')
+  )
+  half = length // 2
 
   def health_of(state: TrainState) -> dict:
     encoder = encode.Encoder(
@@ -198,7 +206,12 @@ def _make_health(
       config.max_length,
       {},
     )
-    return health.report(encoder.embed_windows(dataset.items, **sample))
+    embed = functools.partial(encoder.embed_windows, dataset.items)
+    return health.report(
+      embed(start, length),
+      embed(start, half),
+      embed(start + half, length - half),
+    )
 
   return health_of
 

@@ -47,6 +47,34 @@ class TestSpectrum:
     )
 
 
+def _report(h):
+  return health.report(h, h, h)
+
+
+class TestAlignment:
+  def test_by_hand(self):
+    # Equal, at right angles and opposite, of any length.
+    h_a = np.array([[3, 0], [2, 0], [1, 1]], np.float32)
+    h_b = np.array([[5, 0], [0, 7], [-4, -4]], np.float32)
+    expected = (0 + 2 + 4) / 3
+    np.testing.assert_allclose(health.alignment(h_a, h_b), expected, rtol=1e-6)
+
+  def test_equal_views_of_no_length_are_finite(self):
+    assert health.alignment(np.zeros((2, 3)), np.zeros((2, 3))) == 0
+
+
+class TestUniformity:
+  def test_by_hand(self):
+    # Squared distances 2, 4 and 2.
+    h = np.array([[3, 0], [0, 0.5], [-2, 0]], np.float32)
+    expected = np.log((2 * np.exp(-4) + np.exp(-8)) / 3)
+    np.testing.assert_allclose(health.uniformity(h), expected, rtol=1e-6)
+
+  def test_equal_users_are_not_uniform(self):
+    h = np.tile(np.array([[1, 2, 3]], np.float32), (5, 1))
+    np.testing.assert_allclose(health.uniformity(h), 0, atol=1e-5)
+
+
 class TestReport:
   @pytest.mark.parametrize(
     'rank, expected',
@@ -58,10 +86,18 @@ class TestReport:
     ],
   )
   def test_verdict_by_rank(self, rank, expected):
-    assert health.report(_matrix(rank))['health'] == expected
+    assert _report(_matrix(rank))['health'] == expected
+
+  def test_alignment_is_between_the_parts(self):
+    h = _matrix(3)
+    numbers = health.report(h, h, -h)
+    np.testing.assert_allclose(numbers['alignment'], 4, rtol=1e-6)
+    np.testing.assert_allclose(
+      numbers['uniformity'], health.uniformity(h), rtol=1e-6
+    )
 
   def test_equal_rows_are_constant(self):
-    numbers = health.report(np.full((_USERS, _DIM), 1.5, np.float32))
+    numbers = _report(np.full((_USERS, _DIM), 1.5, np.float32))
     assert numbers['health'] == 'constant'
     assert all(
       np.isfinite(value) for value in numbers.values() if value != 'constant'
@@ -69,10 +105,10 @@ class TestReport:
 
   def test_spread_small_beside_the_mean_is_constant(self):
     # Spread 1 around 150, though of full rank.
-    assert health.report(_matrix(_DIM, 150.0))['health'] == 'constant'
+    assert _report(_matrix(_DIM, 150.0))['health'] == 'constant'
 
   def test_zeros_are_constant(self):
-    numbers = health.report(np.zeros((_USERS, _DIM), np.float32))
+    numbers = _report(np.zeros((_USERS, _DIM), np.float32))
     assert numbers['health'] == 'constant'
 
   def test_few_users_are_not_taken_for_a_collapse(self):
@@ -80,6 +116,6 @@ class TestReport:
     # of what is possible it is all.
     h = np.zeros((3, 64), np.float32)
     h[0, 7], h[1, 9], h[2, 30] = 1, 1, 1
-    numbers = health.report(h)
+    numbers = _report(h)
     np.testing.assert_allclose(numbers['effective_rank'], 2, rtol=1e-4)
     assert numbers['health'] == 'healthy'
