@@ -1,13 +1,16 @@
 """The model of a pre-training: an encoder under an objective, from config."""
 
+from collections.abc import Iterable
+
 import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
 from bt4rec import augment, encode, packing
 from bt4rec.datasets import Catalogue
-from bt4rec.errors import InputError, choose
-from bt4rec.objectives import OBJECTIVES, ItemLoss
+from bt4rec.errors import InputError
+from bt4rec.objectives import OBJECTIVES, ItemLoss, WeightedSum
+from bt4rec.objectives.weighted_sum import parse_sum, predicts_items
 
 
 class Pretraining(nn.Module):
@@ -36,7 +39,7 @@ class Pretraining(nn.Module):
   @property
   def predicts_items(self) -> bool:
     """Whether the objective has item scores: `query` and `candidates`."""
-    return hasattr(self.objective, 'query')
+    return predicts_items(self.objective)
 
   def query(self, items: jax.Array) -> jax.Array:
     """See `bt4rec.objectives`; of an objective that predicts items."""
@@ -65,12 +68,23 @@ def make_model(
     InputError: If a setting is not valid, or the encoder does not suit the
       objective.
   """
-  make = choose('objective', config.objective, _MAKE_OBJECTIVE)
   return Pretraining(
     encode.encoder_module(config, catalogue.vocabulary_size),
-    make(config, catalogue, axis_name),
+    _make_objective(config, catalogue, axis_name),
     packing_shape,
   )
+
+
+def _make_objective(config, catalogue, axis_name) -> nn.Module:
+  weights = parse_sum(config.objective, _MAKE_OBJECTIVE)
+  _check_direction(config, weights)
+  parts = {
+    name: _MAKE_OBJECTIVE[name](config, catalogue, axis_name)
+    for name in weights
+  }
+  if weights == {config.objective: 1.0}:
+    return parts[config.objective]
+  return WeightedSum(parts, weights)
 
 
 def _make_barlow_twins(config, catalogue, axis_name):
@@ -94,12 +108,10 @@ def _make_dual_encoder(config, catalogue, axis_name):
 
 
 def _make_next_item(config, catalogue, axis_name):
-  _require_direction(config, 'next_item', causal=True)
   return OBJECTIVES['next_item'](_item_loss(config, catalogue), axis_name)
 
 
 def _make_masked_item(config, catalogue, axis_name):
-  _require_direction(config, 'masked_item', causal=False)
   settings = config.masked_item
   if not 0 < settings.mask_ratio < 1:
     raise InputError(
@@ -122,20 +134,32 @@ def _make_masked_item(config, catalogue, axis_name):
   )
 
 
-def _require_direction(config: ConfigDict, name: str, causal: bool) -> None:
-  """Refuses an encoder that would see what it is to predict, or too little."""
-  if config.encoder.name == 'bag_of_items':
+# Objective -> whether its encoder must be causal; the others take both.
+_CAUSAL = {'next_item': True, 'masked_item': False}
+
+
+def _check_direction(config: ConfigDict, names: Iterable[str]) -> None:
+  """Refuses an encoder that sees what it is to predict, or too little."""
+  wanted = {name: _CAUSAL[name] for name in names if name in _CAUSAL}
+  if len(set(wanted.values())) > 1:
     raise InputError(
-      f'objective {name!r} predicts from the state of each position, which '
-      f'encoder.name=bag_of_items does not have; use encoder.name=transformer.'
+      f'objective={config.objective!r} needs an encoder that is causal for '
+      f'next_item and is not for masked_item; leave one of them out.'
     )
-  if config.encoder.causal != causal:
-    kind = 'causal' if causal else 'bidirectional'
-    raise InputError(
-      f'objective {name!r} needs a {kind} encoder; set '
-      f'--config.encoder.causal={causal}, or take it from configs/pretrain.py '
-      f'as second argument, which sets it.'
-    )
+  for name, causal in wanted.items():
+    if config.encoder.name == 'bag_of_items':
+      raise InputError(
+        f'objective {name!r} predicts from the state of each position, which '
+        f'encoder.name=bag_of_items does not have; use '
+        f'encoder.name=transformer.'
+      )
+    if config.encoder.causal != causal:
+      kind = 'causal' if causal else 'bidirectional'
+      raise InputError(
+        f'objective {name!r} needs a {kind} encoder; set '
+        f'--config.encoder.causal={causal}, as '
+        f'configs/pretrain.py:DATASET,{name} does.'
+      )
 
 
 def _item_loss(config: ConfigDict, catalogue: Catalogue) -> ItemLoss:

@@ -120,7 +120,8 @@ def get_config() -> ConfigDict:
   # 'mean', 'last' or 'class_token'.
   config.encoder.pooling = 'mean'
 
-  # 'barlow_twins', 'dual_encoder', 'masked_item' or 'next_item'.
+  # 'barlow_twins', 'dual_encoder', 'masked_item' or 'next_item', or a weighted
+  # sum of them, such as 'barlow_twins+0.5*next_item'.
   config.objective = 'barlow_twins'
 
   config.barlow_twins = ConfigDict()

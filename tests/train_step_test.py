@@ -16,12 +16,18 @@ _STEPS = 3
 _TX = optax.sgd(0.1)
 
 
-_CAUSAL = {'next_item': True}
+_OBJECTIVES = (
+  'barlow_twins',
+  'dual_encoder',
+  'masked_item',
+  'next_item',
+  'barlow_twins+0.5*next_item',
+)
 
 
 def _config(objective, **overrides):
   config = tiny.config(objective=objective, **overrides)
-  config.encoder.causal = _CAUSAL.get(objective, False)
+  config.encoder.causal = 'next_item' in objective
   return config
 
 
@@ -82,9 +88,7 @@ def _paths(tree):
   }
 
 
-@pytest.mark.parametrize(
-  'objective', ['barlow_twins', 'dual_encoder', 'masked_item', 'next_item']
-)
+@pytest.mark.parametrize('objective', _OBJECTIVES)
 class TestCompiledStep:
   @pytest.mark.parametrize('parallelism', ['jit', 'pmap'])
   def test_eight_devices_equal_one(self, parallelism, objective):

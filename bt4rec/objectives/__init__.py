@@ -14,6 +14,7 @@ from bt4rec.objectives.dual_encoder import DualEncoder, in_batch_softmax_loss
 from bt4rec.objectives.item_loss import ItemLoss
 from bt4rec.objectives.masked_item import MaskedItem
 from bt4rec.objectives.next_item import NextItem
+from bt4rec.objectives.weighted_sum import WeightedSum
 
 __all__ = [
   'OBJECTIVES',
@@ -22,6 +23,7 @@ __all__ = [
   'ItemLoss',
   'MaskedItem',
   'NextItem',
+  'WeightedSum',
   'barlow_twins_loss',
   'in_batch_softmax_loss',
 ]
