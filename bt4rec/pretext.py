@@ -1,9 +1,11 @@
 """The model of a pre-training: an encoder under an objective, from config."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
 import flax.linen as nn
 import jax
+from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
 from bt4rec import augment, encode, packing
@@ -84,20 +86,31 @@ def _make_objective(config, catalogue, axis_name) -> nn.Module:
   }
   if weights == {config.objective: 1.0}:
     return parts[config.objective]
-  return WeightedSum(parts, weights)
+  # Hashable, since `jit` takes models as static arguments.
+  return WeightedSum(FrozenDict(parts), FrozenDict(weights))
 
 
-def _make_barlow_twins(config, catalogue, axis_name):
-  return OBJECTIVES['barlow_twins'](
+def _two_views(name, config, catalogue, axis_name):
+  """Barlow Twins and its kin: the group of their name, and the views."""
+  settings = config[name].to_dict()
+  return OBJECTIVES[name](
     mask_item=catalogue.mask_item,
     recipe=augment.make_recipe(
       config.augment.order, config.augment.ratios.to_dict()
     ),
-    lambd=config.barlow_twins.lambd,
-    projector=tuple(config.barlow_twins.projector),
+    projector=tuple(settings.pop('projector')),
     axis_name=axis_name,
     dtype=encode.compute_dtype(config),
+    **settings,
   )
+
+
+def _make_info_nce(config, catalogue, axis_name):
+  if config.info_nce.temperature <= 0:
+    raise InputError(
+      f'info_nce.temperature={config.info_nce.temperature} must be above 0.'
+    )
+  return _two_views('info_nce', config, catalogue, axis_name)
 
 
 def _make_dual_encoder(config, catalogue, axis_name):
@@ -168,9 +181,11 @@ def _item_loss(config: ConfigDict, catalogue: Catalogue) -> ItemLoss:
   return loss
 
 
-_MAKE_OBJECTIVE = {
-  'barlow_twins': _make_barlow_twins,
+_MAKE_OBJECTIVE: dict[str, Callable] = {
+  'barlow_twins': functools.partial(_two_views, 'barlow_twins'),
   'dual_encoder': _make_dual_encoder,
+  'info_nce': _make_info_nce,
   'masked_item': _make_masked_item,
   'next_item': _make_next_item,
+  'vicreg': functools.partial(_two_views, 'vicreg'),
 }

@@ -120,8 +120,8 @@ def get_config() -> ConfigDict:
   # 'mean', 'last' or 'class_token'.
   config.encoder.pooling = 'mean'
 
-  # 'barlow_twins', 'dual_encoder', 'masked_item' or 'next_item', or a weighted
-  # sum of them, such as 'barlow_twins+0.5*next_item'.
+  # 'barlow_twins', 'dual_encoder', 'info_nce', 'masked_item', 'next_item' or
+  # 'vicreg', or a weighted sum of them: 'barlow_twins+0.5*next_item'.
   config.objective = 'barlow_twins'
 
   config.barlow_twins = ConfigDict()
@@ -130,6 +130,21 @@ def get_config() -> ConfigDict:
   # Output width of each projector layer.
   config.barlow_twins.projector = (256, 256, 256)
 
+  config.info_nce = ConfigDict()
+  # Divides the cosines of views.
+  config.info_nce.temperature = 0.1
+  # Output width of each projector layer; () compares embeddings.
+  config.info_nce.projector = (256, 256)
+
+  config.vicreg = ConfigDict()
+  # Weights of the three terms (lambda, mu and nu in the paper).
+  config.vicreg.invariance_weight = 25.0
+  config.vicreg.variance_weight = 25.0
+  config.vicreg.covariance_weight = 1.0
+  # Output width of each layer of the expander.
+  config.vicreg.projector = (256, 256, 256)
+
+  # The two views of barlow_twins, info_nce and vicreg.
   config.augment = ConfigDict()
   # Augmentations in the order of application.
   config.augment.order = ('segment_mask', 'mask', 'permute')

@@ -52,6 +52,7 @@ def pretrainings() -> dict[str, dict]:
     'dual_encoder_tuned': tuned,
     'dual_encoder_plain': plain,
     'dual_encoder_public_code': public_code,
+    'info_nce': {'objective': 'info_nce'},
     'masked_item': {'objective': 'masked_item'},
     'next_item': next_item,
     # As published: one negative of its own a position.
@@ -67,6 +68,7 @@ def pretrainings() -> dict[str, dict]:
       **next_item,
       'item_loss': {'name': 'sampled', 'negatives_per': 'sequence'},
     },
+    'vicreg': {'objective': 'vicreg'},
   }
 
 

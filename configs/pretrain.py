@@ -1,8 +1,9 @@
 """Pre-trains an encoder: configs/pretrain.py:DATASET[,OBJECTIVE].
 
 DATASET: synthetic, ml1m, ml20m, yelp, logs. OBJECTIVE: barlow_twins (default),
-dual_encoder (tuned), dual_encoder_plain, dual_encoder_public_code, masked_item,
-next_item, next_item_bce, next_item_gbce, next_item_sampled.
+dual_encoder (tuned), dual_encoder_plain, dual_encoder_public_code, info_nce
+(the contrast of CL4SRec), masked_item (BERT4Rec), next_item (SASRec with full
+cross-entropy), next_item_bce, next_item_gbce, next_item_sampled, vicreg.
 
 Command:  launch/run.sh --config=configs/pretrain.py:ml1m --workdir=runs/ml1m
 Hardware: 1 CPU core; 9.5 to 10 minutes.

@@ -1,14 +1,10 @@
 """Barlow Twins: redundancy reduction between two views, no negatives."""
 
-from collections.abc import Sequence
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bt4rec import augment
-from bt4rec.encoders import Projector
+from bt4rec.objectives.two_views import TwoViews, require_pair
 
 
 def barlow_twins_loss(
@@ -45,11 +41,7 @@ def barlow_twins_loss(
   Raises:
     ValueError: If the two views differ in shape.
   """
-  if z_a.shape != z_b.shape or z_a.ndim != 2:
-    raise ValueError(
-      f'the views must be two [batch, dim] arrays of one shape, got '
-      f'{z_a.shape} and {z_b.shape}.'
-    )
+  require_pair(z_a, z_b)
 
   def mean(x):
     return lax.pmean(x, axis_name) if axis_name else x
@@ -78,42 +70,19 @@ def barlow_twins_loss(
   return invariance + lambd * redundancy, terms
 
 
-class BarlowTwins(nn.Module):
+class BarlowTwins(TwoViews, kw_only=True):
   """Two augmented views, one encoder, a projector, `barlow_twins_loss`.
 
   Attributes:
-    mask_item: The mask token.
-    recipe: Augmentations as (name, ratio).
     lambd: Weight of the off-diagonal term.
-    projector: Output width of each projector layer.
-    axis_name: Mapped axis the batch is split over, None under `jit`.
-    dtype: Type of the matrix products.
   """
 
-  mask_item: int
-  recipe: augment.Recipe
   lambd: float
-  projector: Sequence[int]
-  axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
 
-  @nn.compact
-  def __call__(
-    self, encoder: nn.Module, batch: dict, rng: jax.Array, train: bool
+  def pair_loss(
+    self, z_a: jax.Array, z_b: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`batch` has `items` [batch, length], `index` [batch] and `layout`."""
-    views = augment.two_views(
-      rng, batch['items'], batch['index'], self.recipe, self.mask_item
-    )
-    # One pass over both views; they stay side by side, so that a batch split
-    # over devices needs no exchange.
-    rows = views.reshape(-1, views.shape[-1])  # [batch * 2, length]
-    layout = batch['layout']
-    h = encoder(rows, train, layout.repeat(2) if layout else None)
-    z = Projector(self.projector, self.axis_name, self.dtype, name='projector')(
-      h, train
-    )
-    z = z.reshape(-1, 2, z.shape[-1])
+    """See `TwoViews`."""
     return barlow_twins_loss(
-      z[:, 0], z[:, 1], lambd=self.lambd, axis_name=self.axis_name
+      z_a, z_b, lambd=self.lambd, axis_name=self.axis_name
     )
