@@ -78,6 +78,35 @@ def _generator(seed: int, purpose: str, counter: int) -> np.random.Generator:
   )
 
 
+def trainable_users(visible: np.ndarray, batch_size: int) -> np.ndarray:
+  """The users with two visible events at least.
+
+  Args:
+    visible: [num_users] int, how many first events of each user may be seen.
+    batch_size: Global batch size.
+
+  Returns:
+    [num_trainable] int64.
+
+  Raises:
+    InputError: If they do not fill a batch.
+  """
+  users = np.flatnonzero(visible >= 2)
+  if len(users) == 0:
+    raise InputError(
+      'no user has two events that pre-training may see; use more data, or '
+      'another pretrain_scope.'
+    )
+  if len(users) < batch_size:
+    # A user twice in a batch would be its own negative, and correlate.
+    raise InputError(
+      f'{len(users)} users can be pre-trained on, fewer than '
+      f'batch_size={batch_size}; choose a smaller batch_size, or use more '
+      f'data.'
+    )
+  return users
+
+
 class PretrainPlan:
   """A random window of the visible events of each user.
 
@@ -102,19 +131,7 @@ class PretrainPlan:
     seed: int,
     packing_shape: packing.Shape | None = None,
   ):
-    self.users = np.flatnonzero(visible >= 2)
-    if len(self.users) == 0:
-      raise InputError(
-        'no user has two events that pre-training may see; use more data, or '
-        'another pretrain_scope.'
-      )
-    if len(self.users) < batch_size:
-      # A user twice in a batch would be its own negative, and correlate.
-      raise InputError(
-        f'{len(self.users)} users can be pre-trained on, fewer than '
-        f'batch_size={batch_size}; choose a smaller batch_size, or use more '
-        f'data.'
-      )
+    self.users = trainable_users(visible, batch_size)
     self._offsets = offsets
     self._visible = visible
     self._max_length = max_length

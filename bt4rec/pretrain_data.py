@@ -5,7 +5,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import packing, pipeline, splits
+from bt4rec import packing, pipeline, splits, train_step
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError
 
@@ -43,6 +43,7 @@ def choose_shape(
   if not config.packing.enabled:
     return None
   num_devices = jax.device_count()
+  train_step.check_batch_size(config.batch_size, num_devices)
   num_groups = config.packing.num_groups or num_devices
   if num_groups % num_devices:
     raise InputError(
@@ -50,8 +51,9 @@ def choose_shape(
       f'{num_devices} devices, and a group lies on one; choose a multiple, or '
       f'0.'
     )
+  users = pipeline.trainable_users(visible, config.batch_size)
   return packing.choose_shape(
-    np.minimum(visible[visible >= 2], config.max_length),
+    np.minimum(visible[users], config.max_length),
     batch_size=config.batch_size,
     max_length=config.max_length,
     max_cut=config.packing.max_cut,

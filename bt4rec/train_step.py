@@ -67,6 +67,15 @@ def make_train_step(
   return train_step
 
 
+def check_batch_size(batch_size: int, num_devices: int) -> None:
+  """Raises an InputError if the devices do not divide the batch."""
+  if batch_size % num_devices:
+    raise InputError(
+      f'batch_size={batch_size} is not divisible by the {num_devices} devices; '
+      f'choose a multiple.'
+    )
+
+
 class CompiledStep:
   """A step compiled for all devices, with the placements it expects.
 
@@ -92,11 +101,7 @@ class CompiledStep:
     devices: list | None = None,
   ):
     self._devices = devices or jax.devices()
-    if batch_size % len(self._devices):
-      raise InputError(
-        f'batch_size={batch_size} is not divisible by the '
-        f'{len(self._devices)} devices; choose a multiple.'
-      )
+    check_batch_size(batch_size, len(self._devices))
     self.num_traces = 0
 
     def traced(state, batch):
