@@ -180,7 +180,7 @@ class _Step(_Measured):
       dim=_DIM.value,
       layers=_LAYERS.value,
       heads=_HEADS.value,
-      items=_ITEMS.value,
+      items=dataset.catalogue.num_items,
       projector=_PROJECTOR.value,
       dropout=_DROPOUT.value,
       dtype=_DTYPE.value,
