@@ -164,12 +164,26 @@ def augment(
   return items
 
 
+def augment_by_one(
+  rng: jax.Array, items: jax.Array, recipe: Recipe, mask_item: int
+) -> jax.Array:
+  """As `augment`, with one step of the recipe, each equally likely.
+
+  The way of CL4SRec, Xie et al. (2022), https://arxiv.org/abs/2010.14395.
+  """
+  rng_which, rng_step = jax.random.split(rng)
+  which = jax.random.randint(rng_which, (), 0, len(recipe))
+  views = [augment(rng_step, items, (step,), mask_item) for step in recipe]
+  return jnp.stack(views)[which]
+
+
 def two_views(
   rng: jax.Array,
   items: jax.Array,
   index: jax.Array,
   recipe: Recipe,
   mask_item: int,
+  draw_one: bool = False,
 ) -> jax.Array:
   """Makes two independent views of each row.
 
@@ -182,13 +196,15 @@ def two_views(
     index: [batch] int32, number of each row in the global batch.
     recipe: (name, ratio) in the order of application.
     mask_item: The mask token.
+    draw_one: Whether each view is made by one step of the recipe, not by all.
 
   Returns:
     [batch, 2, length] int32.
   """
+  make_view = augment_by_one if draw_one else augment
 
   def views_of_row(number, row):
     keys = jax.random.split(jax.random.fold_in(rng, number))
-    return jax.vmap(lambda key: augment(key, row, recipe, mask_item))(keys)
+    return jax.vmap(lambda key: make_view(key, row, recipe, mask_item))(keys)
 
   return jax.vmap(views_of_row)(index, items)

@@ -11,7 +11,16 @@ from ml_collections import ConfigDict
 from bt4rec import augment, encode, packing
 from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError
-from bt4rec.objectives import OBJECTIVES, ItemLoss, WeightedSum
+from bt4rec.objectives import (
+  BarlowTwins,
+  DualEncoder,
+  InfoNCE,
+  ItemLoss,
+  MaskedItem,
+  NextItem,
+  VICReg,
+  WeightedSum,
+)
 from bt4rec.objectives.weighted_sum import parse_sum, predicts_items
 
 
@@ -78,11 +87,10 @@ def make_model(
 
 
 def _make_objective(config, catalogue, axis_name) -> nn.Module:
-  weights = parse_sum(config.objective, _MAKE_OBJECTIVE)
+  weights = parse_sum(config.objective, OBJECTIVES)
   _check_direction(config, weights)
   parts = {
-    name: _MAKE_OBJECTIVE[name](config, catalogue, axis_name)
-    for name in weights
+    name: OBJECTIVES[name](config, catalogue, axis_name) for name in weights
   }
   if weights == {config.objective: 1.0}:
     return parts[config.objective]
@@ -90,14 +98,20 @@ def _make_objective(config, catalogue, axis_name) -> nn.Module:
   return WeightedSum(FrozenDict(parts), FrozenDict(weights))
 
 
-def _two_views(name, config, catalogue, axis_name):
+def _two_views(name, kind, config, catalogue, axis_name):
   """Barlow Twins and its kin: the group of their name, and the views."""
   settings = config[name].to_dict()
-  return OBJECTIVES[name](
+  if config.augment.draw_one and not config.augment.order:
+    raise InputError(
+      'augment.draw_one=True draws from augment.order, which is empty; name an '
+      'augmentation, or set it to False.'
+    )
+  return kind(
     mask_item=catalogue.mask_item,
     recipe=augment.make_recipe(
       config.augment.order, config.augment.ratios.to_dict()
     ),
+    draw_one=config.augment.draw_one,
     projector=tuple(settings.pop('projector')),
     axis_name=axis_name,
     dtype=encode.compute_dtype(config),
@@ -110,18 +124,16 @@ def _make_info_nce(config, catalogue, axis_name):
     raise InputError(
       f'info_nce.temperature={config.info_nce.temperature} must be above 0.'
     )
-  return _two_views('info_nce', config, catalogue, axis_name)
+  return _two_views('info_nce', InfoNCE, config, catalogue, axis_name)
 
 
 def _make_dual_encoder(config, catalogue, axis_name):
   del catalogue
-  return OBJECTIVES['dual_encoder'](
-    axis_name=axis_name, **config.dual_encoder.to_dict()
-  )
+  return DualEncoder(axis_name=axis_name, **config.dual_encoder.to_dict())
 
 
 def _make_next_item(config, catalogue, axis_name):
-  return OBJECTIVES['next_item'](_item_loss(config, catalogue), axis_name)
+  return NextItem(_item_loss(config, catalogue), axis_name)
 
 
 def _make_masked_item(config, catalogue, axis_name):
@@ -136,7 +148,7 @@ def _make_masked_item(config, catalogue, axis_name):
       f'masked_item.last_only_ratio={settings.last_only_ratio} must be between '
       f'0 and 1.'
     )
-  return OBJECTIVES['masked_item'](
+  return MaskedItem(
     dim=config.encoder.dim,
     num_items=catalogue.num_items,
     mask_item=catalogue.mask_item,
@@ -181,11 +193,12 @@ def _item_loss(config: ConfigDict, catalogue: Catalogue) -> ItemLoss:
   return loss
 
 
-_MAKE_OBJECTIVE: dict[str, Callable] = {
-  'barlow_twins': functools.partial(_two_views, 'barlow_twins'),
+# Name in the config -> (config, catalogue, axis_name) -> objective.
+OBJECTIVES: dict[str, Callable] = {
+  'barlow_twins': functools.partial(_two_views, 'barlow_twins', BarlowTwins),
   'dual_encoder': _make_dual_encoder,
   'info_nce': _make_info_nce,
   'masked_item': _make_masked_item,
   'next_item': _make_next_item,
-  'vicreg': functools.partial(_two_views, 'vicreg'),
+  'vicreg': functools.partial(_two_views, 'vicreg', VICReg),
 }

@@ -148,6 +148,8 @@ def get_config() -> ConfigDict:
   config.augment = ConfigDict()
   # Augmentations in the order of application.
   config.augment.order = ('segment_mask', 'mask', 'permute')
+  # Whether a view takes one of them, drawn anew, and not all.
+  config.augment.draw_one = False
   # Share of a window each one changes or removes; 0 turns it off.
   config.augment.ratios = ConfigDict()
   config.augment.ratios.mask = 0.2

@@ -52,7 +52,15 @@ def pretrainings() -> dict[str, dict]:
     'dual_encoder_tuned': tuned,
     'dual_encoder_plain': plain,
     'dual_encoder_public_code': public_code,
-    'info_nce': {'objective': 'info_nce'},
+    # The views of CL4SRec.
+    'info_nce': {
+      'objective': 'info_nce',
+      'augment': {
+        'order': ('crop', 'mask', 'permute'),
+        'draw_one': True,
+        'ratios': {'crop': 0.4, 'mask': 0.3, 'permute': 0.6},
+      },
+    },
     'masked_item': {'objective': 'masked_item'},
     'next_item': next_item,
     # As published: one negative of its own a position.

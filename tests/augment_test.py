@@ -290,6 +290,19 @@ class TestTwoViews:
     _assert_mean(a.mean(1), 0.5)
     _assert_mean(b.mean(1), 0.5)
 
+  def test_a_view_by_one_step_takes_each_equally_often(self):
+    rows = jnp.tile(_row(16), (800, 1))
+    recipe = (('crop', 0.5), ('mask', 0.5))
+    views = jax.jit(augment.two_views, static_argnums=(3, 4, 5))(
+      jax.random.key(0), rows, jnp.arange(800), recipe, _MASK, True
+    )
+    cropped = np.asarray((views > 0).sum(-1) == 8)
+    masked = np.asarray((views == _MASK).any(-1))
+    assert (cropped != masked).all()
+    _assert_mean(cropped.mean(1), 0.5)
+    # The two views of a row draw their own.
+    _assert_mean(cropped[:, 0] == cropped[:, 1], 0.5)
+
 
 class TestMakeRecipe:
   def test_keeps_the_configured_order_and_ratios(self):

@@ -7,7 +7,7 @@ import pytest
 
 from bt4rec import datasets, jobs
 from bt4rec.datasets import synthetic
-from bt4rec.objectives import OBJECTIVES
+from bt4rec.pretext import OBJECTIVES
 from bt4rec.tasks import TASKS
 from configs import (
   base,

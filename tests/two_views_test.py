@@ -197,3 +197,9 @@ def test_refuses_a_temperature_of_zero():
   config = tiny.config(objective='info_nce', info_nce={'temperature': 0.0})
   with pytest.raises(InputError, match=r'info_nce\.temperature=0.0'):
     pretext.make_model(config, tiny.dataset().catalogue, None)
+
+
+def test_refuses_to_draw_from_no_augmentation():
+  config = tiny.config(augment={'order': (), 'draw_one': True})
+  with pytest.raises(InputError, match=r'augment\.order, which is empty'):
+    pretext.make_model(config, tiny.dataset().catalogue, None)

@@ -15,17 +15,18 @@ from bt4rec.objectives.info_nce import InfoNCE, info_nce_loss
 from bt4rec.objectives.item_loss import ItemLoss
 from bt4rec.objectives.masked_item import MaskedItem
 from bt4rec.objectives.next_item import NextItem
+from bt4rec.objectives.two_views import TwoViews
 from bt4rec.objectives.vicreg import VICReg, vicreg_loss
 from bt4rec.objectives.weighted_sum import WeightedSum
 
 __all__ = [
-  'OBJECTIVES',
   'BarlowTwins',
   'DualEncoder',
   'InfoNCE',
   'ItemLoss',
   'MaskedItem',
   'NextItem',
+  'TwoViews',
   'VICReg',
   'WeightedSum',
   'barlow_twins_loss',
@@ -33,13 +34,3 @@ __all__ = [
   'info_nce_loss',
   'vicreg_loss',
 ]
-
-# Name in the config -> module.
-OBJECTIVES = {
-  'barlow_twins': BarlowTwins,
-  'dual_encoder': DualEncoder,
-  'info_nce': InfoNCE,
-  'masked_item': MaskedItem,
-  'next_item': NextItem,
-  'vicreg': VICReg,
-}

@@ -18,6 +18,7 @@ class TwoViews(nn.Module):
   Attributes:
     mask_item: The mask token.
     recipe: Augmentations as (name, ratio).
+    draw_one: Whether each view is made by one of them, not by all.
     projector: Output width of each projector layer; none compares embeddings.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
@@ -25,6 +26,7 @@ class TwoViews(nn.Module):
 
   mask_item: int
   recipe: augment.Recipe
+  draw_one: bool
   projector: Sequence[int]
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
@@ -41,7 +43,12 @@ class TwoViews(nn.Module):
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """`batch` has `items` [batch, length], `index` [batch] and `layout`."""
     views = augment.two_views(
-      rng, batch['items'], batch['index'], self.recipe, self.mask_item
+      rng,
+      batch['items'],
+      batch['index'],
+      self.recipe,
+      self.mask_item,
+      self.draw_one,
     )
     # One pass over both views; they stay side by side, so that a batch split
     # over devices needs no exchange.

@@ -1,0 +1,106 @@
+"""Each objective and a sum of two through the whole of a pre-training."""
+
+import functools
+import math
+import os
+
+import optax
+import pytest
+from jax import lax
+from ml_collections import ConfigDict
+
+from bt4rec import downstream, pretext, pretrain, workdir
+from bt4rec.datasets import movielens
+from bt4rec.objectives import TwoViews
+from configs import presets
+from tests import tiny
+
+_OBJECTIVES = (*pretext.OBJECTIVES, 'vicreg+0.5*next_item')
+
+
+def _config(objective, **overrides):
+  config = tiny.config(objective=objective, batch_size=8, **overrides)
+  config.encoder.causal = 'next_item' in objective
+  config.update({'total_steps': 2, 'eval_every_steps': 2, 'patience': 1})
+  config.health_every_steps = 1
+  config.optimizer.warmup_steps = 1
+  for name in ('info_nce', 'vicreg'):
+    config[name].projector = (10, 11)
+  return config
+
+
+def _run(config, directory, dataset):
+  """The lines of the log, all of whose numbers are finite."""
+  os.makedirs(directory, exist_ok=True)
+  workdir.check_config(config, directory)
+  pretrain.run(config, directory, dataset)
+  lines = workdir.read_lines(f'{directory}/metrics.jsonl')
+  for line in lines:
+    for name, value in line.items():
+      assert isinstance(value, str) or math.isfinite(value), name
+  return lines
+
+
+def _check(objective, dataset, tmp_path):
+  pretraining = str(tmp_path / 'pretrain')
+  lines = _run(_config(objective), pretraining, dataset)
+  training = [line for line in lines if 'loss' in line]
+  assert [line['step'] for line in training] == [1, 2]
+  for line in training:
+    assert {'health', 'effective_rank', 'alignment', 'uniformity'} <= set(line)
+    assert 0 <= line['alignment'] <= 4
+    assert -4 <= line['uniformity'] <= 1e-6
+  if objective in ('barlow_twins', 'info_nce', 'vicreg'):
+    return
+  config = _config(objective, task='next_item', protocol='direct')
+  config.init_from = pretraining
+  result = downstream.run(config, str(tmp_path / 'direct'), dataset)
+  assert result['num_test'] == dataset.num_users
+  assert any('validation_ndcg@10' in line for line in lines)
+
+
+@pytest.mark.parametrize('objective', _OBJECTIVES)
+def test_trains_on_synthetic_data(objective, tmp_path):
+  _check(objective, tiny.dataset(), tmp_path)
+
+
+@pytest.fixture(scope='module')
+def movielens_1m(shared_data):
+  if shared_data is None or not (shared_data / 'ml-1m').is_dir():
+    pytest.skip('no MovieLens-1M')
+  return movielens.read_ml1m(str(shared_data / 'ml-1m'), False)
+
+
+# All that one encoder can bear at once, so that little is compiled.
+@pytest.mark.parametrize(
+  'objective',
+  ['masked_item', 'barlow_twins+dual_encoder+info_nce+vicreg+next_item'],
+)
+def test_trains_on_movielens_1m(objective, movielens_1m, tmp_path):
+  lines = _run(_config(objective), str(tmp_path), movielens_1m)
+  assert max(line['step'] for line in lines) == 2
+
+
+def test_the_presets_name_every_objective():
+  named = {row['objective'] for row in presets.pretrainings().values()}
+  assert named == set(pretext.OBJECTIVES)
+
+
+class Cosine(TwoViews, kw_only=True):
+  """The example of the README."""
+
+  def pair_loss(self, z_a, z_b):
+    loss = 1 - optax.cosine_similarity(z_a, z_b).mean()
+    return (lax.pmean(loss, self.axis_name) if self.axis_name else loss), {}
+
+
+def test_another_objective_is_a_loss_and_an_entry(tmp_path, monkeypatch):
+  monkeypatch.setitem(
+    pretext.OBJECTIVES,
+    'cosine',
+    functools.partial(pretext._two_views, 'cosine', Cosine),
+  )
+  config = _config('cosine', cosine=ConfigDict({'projector': (6,)}))
+  lines = _run(config, str(tmp_path), tiny.dataset())
+  losses = [line['loss'] for line in lines if 'loss' in line]
+  assert len(losses) == 2 and all(0 < loss < 2 for loss in losses)
