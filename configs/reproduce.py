@@ -5,7 +5,9 @@ MODEL: next_item (default; SASRec with full cross-entropy), next_item_sampled
 masked_item (BERT4Rec). The settings are those of Klenitskiy and Vasilev (2023),
 arXiv 2309.07602, and its code, antklen/sasrec-bert4rec-recsys23; the size of
 next_item_gbce is that of asash/gSASRec-pytorch. All events but the last two of
-each user are trained on, and the next to last selects.
+each user are trained on, and the next to last selects. Windows are drawn from
+the whole history, and all 3,706 items are ranked, where the code takes the
+newest 201 events and leaves out the 290 items with fewer than five.
 
 Commands: launch/run.sh --config=configs/reproduce.py:next_item
           --workdir=runs/next_item
