@@ -105,7 +105,8 @@ def make_plan(
       config.batch_size * shape.slots_per_sequence / shape.row_length,
       shape.row_length,
       100 * kept / shape.slots_per_sequence,
-      100 * (1 - kept / wanted),
+      # Of a sample, against all: it may seem to be below 0.
+      100 * max(1 - kept / wanted, 0.0),
     )
   return plan
 
