@@ -17,30 +17,9 @@ from ml_collections import ConfigDict
 
 from bt4rec import checkpoint, encoders, pipeline, workdir
 from bt4rec.datasets import Catalogue
-from bt4rec.errors import InputError, choose
+from bt4rec.errors import InputError
 
-_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _BLOCK = 512
-
-
-def encoder_module(config: ConfigDict, vocabulary_size: int) -> nn.Module:
-  """Returns the encoder a config describes.
-
-  Args:
-    config: A whole config.
-    vocabulary_size: Rows of the item table.
-  """
-  return encoders.make_encoder(
-    vocabulary_size=vocabulary_size,
-    max_length=config.max_length,
-    dtype=compute_dtype(config),
-    **config.encoder.to_dict(),
-  )
-
-
-def compute_dtype(config: ConfigDict):
-  """Returns the dtype of the matrix products."""
-  return choose('compute_dtype', config.compute_dtype, _DTYPES)
 
 
 @functools.partial(jax.jit, static_argnames='module')
@@ -177,7 +156,7 @@ def load_encoder(directory: str) -> Encoder:
       f'pre-training it was run on.'
     )
   return Encoder(
-    encoder_module(config, len(item_ids) + 2),
+    encoders.from_config(config, len(item_ids) + 2),
     params['encoder'],
     item_ids,
     config.max_length,
@@ -189,7 +168,7 @@ def random_encoder(
   config: ConfigDict, catalogue: Catalogue, seed: int
 ) -> Encoder:
   """Returns an encoder that was never trained."""
-  module = encoder_module(config, catalogue.vocabulary_size)
+  module = encoders.from_config(config, catalogue.vocabulary_size)
   items = jnp.ones((1, config.max_length), jnp.int32)
   variables = jax.jit(functools.partial(module.init, train=False))(
     jax.random.key(seed), items

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from bt4rec import packing
 from bt4rec.errors import InputError, choose
 
+_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _POOLINGS = ('mean', 'last', 'class_token')
 _EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
 
@@ -295,3 +297,23 @@ def make_encoder(
       f'encoder.num_heads={sizes["num_heads"]}; choose a multiple.'
     )
   return TransformerEncoder(vocabulary_size, max_length, dtype=dtype, **sizes)
+
+
+def from_config(config: ConfigDict, vocabulary_size: int) -> nn.Module:
+  """Returns the encoder a config describes.
+
+  Args:
+    config: A whole config.
+    vocabulary_size: Rows of the item table.
+  """
+  return make_encoder(
+    vocabulary_size=vocabulary_size,
+    max_length=config.max_length,
+    dtype=compute_dtype(config),
+    **config.encoder.to_dict(),
+  )
+
+
+def compute_dtype(config: ConfigDict):
+  """Returns the dtype of the matrix products."""
+  return choose('compute_dtype', config.compute_dtype, _DTYPES)

@@ -8,7 +8,7 @@ import jax
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
-from bt4rec import augment, encode, packing
+from bt4rec import augment, encoders, packing
 from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError
 from bt4rec.objectives import (
@@ -80,7 +80,7 @@ def make_model(
       objective.
   """
   return Pretraining(
-    encode.encoder_module(config, catalogue.vocabulary_size),
+    encoders.from_config(config, catalogue.vocabulary_size),
     _make_objective(config, catalogue, axis_name),
     packing_shape,
   )
@@ -114,7 +114,7 @@ def _two_views(name, kind, config, catalogue, axis_name):
     draw_one=config.augment.draw_one,
     projector=tuple(settings.pop('projector')),
     axis_name=axis_name,
-    dtype=encode.compute_dtype(config),
+    dtype=encoders.compute_dtype(config),
     **settings,
   )
 
@@ -154,7 +154,7 @@ def _make_masked_item(config, catalogue, axis_name):
     mask_item=catalogue.mask_item,
     loss=_item_loss(config, catalogue),
     axis_name=axis_name,
-    dtype=encode.compute_dtype(config),
+    dtype=encoders.compute_dtype(config),
     **settings.to_dict(),
   )
 

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import encoders, packing, pipeline, pretrain, train, train_step
+from bt4rec import (
+  encoders,
+  packing,
+  pipeline,
+  pretext,
+  pretrain,
+  train,
+  train_step,
+)
 from bt4rec.errors import InputError
 from tests import tiny
 
@@ -211,7 +219,7 @@ class TestPretraining:
     job = pretrain.make_job(config, tiny.dataset())
     batch = next(job.feed(0))
     tables = jax.tree.map(np.asarray, job.tables)
-    plain = pretrain.make_model(config, tiny.dataset().catalogue, None)
+    plain = pretext.make_model(config, tiny.dataset().catalogue, None)
     rng = jax.random.fold_in(job.state.rng, 0)
     (loss, _), gradient = jax.jit(
       jax.value_and_grad(pretrain.make_loss_fn(plain, None), has_aux=True)
