@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,6 +16,22 @@ from orbax.checkpoint import checkpoint_managers
 from bt4rec.errors import InputError
 
 _METRIC = 'select'
+
+
+class TrainedModel(NamedTuple):
+  """What of a checkpoint is needed to use what was trained.
+
+  Attributes:
+    params: Tree of the parameters.
+    batch_stats: Tree of the statistics, {} where there are none.
+    meta: JSON object stored with them.
+    step: Step of the checkpoint.
+  """
+
+  params: dict
+  batch_stats: dict
+  meta: dict
+  step: int
 
 
 class Checkpointer:
@@ -139,14 +155,17 @@ class Checkpointer:
       )
     return step
 
-  def restore_best_params(self) -> tuple[dict, dict]:
-    """As `restore_best`, but only the parameters and without a template."""
+  def restore_best_model(self) -> TrainedModel:
+    """As `restore_best`, but only the model and without a template."""
     step = self._best_or_latest()
     with self._reading(step):
       metadata = self._manager.item_metadata(step)['state']
       if metadata is None:
         raise ValueError('it has no state')
-      tree = metadata.tree['params']
+      tree = {'params': metadata.tree['params']}
+      # Nothing is stored of an empty collection.
+      if metadata.tree.get('batch_stats'):
+        tree['batch_stats'] = metadata.tree['batch_stats']
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
       lambda array: jax.ShapeDtypeStruct(
@@ -154,8 +173,10 @@ class Checkpointer:
       ),
       tree,
     )
-    state, meta = self._restore(step, {'params': like}, partial=True)
-    return state['params'], meta
+    state, meta = self._restore(step, like, partial=True)
+    return TrainedModel(
+      state['params'], state.get('batch_stats', {}), meta, step
+    )
 
   def _restore(
     self, step: int, like: Any, partial: bool = False
@@ -209,13 +230,10 @@ def _remove_broken_metrics(directory: str) -> None:
       os.remove(path)
 
 
-def restore_params(workdir: str) -> tuple[dict, dict]:
-  """Restores the parameters of a workdir's best checkpoint on one device.
+def restore_model(workdir: str) -> TrainedModel:
+  """Restores the model of a workdir's best checkpoint on one device.
 
   Nothing but the directory is needed: the tree comes from the checkpoint.
-
-  Returns:
-    The tree of parameters and the meta.
 
   Raises:
     InputError: If there is no checkpoint.
@@ -225,6 +243,6 @@ def restore_params(workdir: str) -> tuple[dict, dict]:
     raise InputError(f'{directory} does not exist; run the training first.')
   checkpointer = Checkpointer(workdir)
   try:
-    return checkpointer.restore_best_params()
+    return checkpointer.restore_best_model()
   finally:
     checkpointer.close()

@@ -1,22 +1,34 @@
-"""Use of a trained encoder: sequences in, embeddings out.
+"""Use of a trained encoder: sequences in, embeddings and items out.
 
 Evaluation goes through the same functions as a user does.
 """
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+from flax import traverse_util
 from ml_collections import ConfigDict
 
-from bt4rec import checkpoint, encoders, pipeline, workdir
+from bt4rec import (
+  checkpoint,
+  encoders,
+  heads,
+  pipeline,
+  pretext,
+  scoring,
+  vocabulary,
+  workdir,
+)
 from bt4rec.datasets import Catalogue
+from bt4rec.datasets.sequences import make_catalogue
 from bt4rec.errors import InputError
 
 _BLOCK = 512
@@ -25,6 +37,20 @@ _BLOCK = 512
 @functools.partial(jax.jit, static_argnames='module')
 def _embed_block(module, params, items):
   return module.apply({'params': params}, items, train=False)
+
+
+class Recommendations(NamedTuple):
+  """The best items for each sequence.
+
+  Attributes:
+    item_ids: [num_sequences, k] original ids by descending score; of equal
+      scores the item with the lower id first.
+    scores: [num_sequences, k] float32. Where fewer than k items are left, the
+      last places have the score -inf and the id -1 or ''.
+  """
+
+  item_ids: np.ndarray
+  scores: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +63,9 @@ class Encoder:
     item_ids: [num_items] original item ids, ascending.
     max_length: Events of a sequence that are used, the newest.
     meta: What was stored with the checkpoint: dataset, scope, fingerprint.
+    directory: Workdir it comes from, '' if none.
+    scorer: What scores items for `recommend`, or None.
+    exclude_seen: Whether `recommend` leaves out items already seen.
   """
 
   module: nn.Module
@@ -44,6 +73,9 @@ class Encoder:
   item_ids: np.ndarray
   max_length: int
   meta: dict
+  directory: str = ''
+  scorer: scoring.ItemScorer | None = None
+  exclude_seen: bool = True
 
   @property
   def dim(self) -> int:
@@ -80,7 +112,8 @@ class Encoder:
     """Embeds sequences of original item ids, oldest first.
 
     Users need not have been seen in training. An item that is not in the
-    catalogue counts as a masked one; how many there were is logged.
+    catalogue counts as a masked one; how many there were is logged. Where the
+    catalogue's ids are integers, text like '7' is read as one.
 
     Args:
       sequences: Item ids of each user, at least one.
@@ -89,78 +122,163 @@ class Encoder:
       [num_sequences, dim] float32.
 
     Raises:
-      InputError: If a sequence is empty.
+      InputError: If a sequence is empty, or an id missing or of another type.
     """
-    for number, sequence in enumerate(sequences):
-      if len(sequence) == 0:
-        raise InputError(
-          f'sequence {number} is empty; leave it out, or give its items.'
-        )
-    newest = [sequence[-self.max_length :] for sequence in sequences]
-    length = np.array([len(sequence) for sequence in newest], np.int32)
-    flat = np.concatenate([np.asarray(s) for s in newest])
-    tokens, unknown = tokens_of(flat, self.item_ids)
-    if unknown:
-      logging.warning(
-        '%d of %d items are not in the catalogue; they count as masked.',
-        unknown,
-        len(flat),
+    return self._embed_newest(vocabulary.encode(sequences, self.item_ids))
+
+  def recommend(
+    self,
+    sequences: Sequence[Sequence],
+    k: int,
+    *,
+    exclude_seen: bool | None = None,
+  ) -> Recommendations:
+    """The best items for each sequence, out of all of the catalogue.
+
+    Scored as the evaluation of `next_item` does: the rank it counts for an
+    item is the item's place here, if no score is equal.
+
+    Args:
+      sequences: As for `embed`.
+      k: Number of items.
+      exclude_seen: Whether the items of a sequence, all of it, are left out;
+        None does as the evaluation of the workdir.
+
+    Returns:
+      Items and scores. They unpack: `items, scores = encoder.recommend(...)`.
+
+    Raises:
+      InputError: As for `embed`; if k is not within the catalogue; if nothing
+        was trained that scores items: the text has the command that does.
+    """
+    scorer = self.require_scorer()
+    num_items = len(self.item_ids)
+    if not 1 <= k <= num_items:
+      raise InputError(
+        f'k={k} must be at least 1 and at most {num_items}, the number of '
+        f'items.'
       )
-    start = np.cumsum(length) - length
-    return self.embed_windows(tokens, start, length)
+    tokens = vocabulary.encode(sequences, self.item_ids)
+    if exclude_seen is None:
+      exclude_seen = self.exclude_seen
+    rows, scores = scoring.top_items(scorer, tokens, k, exclude_seen)
+    empty = np.array('' if self.item_ids.dtype.kind == 'U' else -1)
+    return Recommendations(
+      np.where(rows >= 0, self.item_ids[rows], empty), scores
+    )
 
+  def require_scorer(self) -> scoring.ItemScorer:
+    """Returns `scorer`.
 
-def tokens_of(ids: np.ndarray, item_ids: np.ndarray) -> tuple[np.ndarray, int]:
-  """Original item ids -> tokens.
+    Raises:
+      InputError: If it is None.
+    """
+    if self.scorer is not None:
+      return self.scorer
+    if not self.directory:
+      raise InputError(
+        'this encoder gives no item scores, and comes from no workdir.'
+      )
+    kind = 'task' if 'task' in self.meta else 'objective'
+    command = workdir.downstream_command(
+      workdir.read_config(self.directory), self.directory, 'next_item'
+    )
+    raise InputError(
+      f'{kind} {self.meta[kind]!r} of {self.directory} gives no item scores; '
+      f'train them by protocol=probe or protocol=finetune, for example with '
+      f'this command, and load its workdir: {command}'
+    )
 
-  Args:
-    ids: [num_events] original ids.
-    item_ids: [num_items] the catalogue's, ascending.
+  def digest(self) -> str:
+    """Hash of the parameters, by which a probe knows its encoder again."""
+    digest = hashlib.sha256()
+    for path, array in sorted(traverse_util.flatten_dict(self.params).items()):
+      digest.update('/'.join(path).encode())
+      digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
-  Returns:
-    [num_events] int32 tokens, and how many were not in the catalogue and got
-    the mask token.
-  """
-  ids = ids.astype(item_ids.dtype)
-  row = np.minimum(np.searchsorted(item_ids, ids), len(item_ids) - 1)
-  known = item_ids[row] == ids
-  tokens = np.where(known, row + 1, len(item_ids) + 1).astype(np.int32)
-  return tokens, int((~known).sum())
-
-
-def save_vocabulary(directory: str, catalogue: Catalogue) -> None:
-  """Writes the original item ids beside the checkpoints."""
-  np.save(os.path.join(directory, 'item_ids.npy'), catalogue.item_ids)
+  def _embed_newest(self, tokens: vocabulary.Tokens) -> np.ndarray:
+    windows = tokens.windows(self.max_length)
+    return self.embed_windows(tokens.items, **windows)
 
 
 def load_encoder(directory: str) -> Encoder:
   """Loads the encoder of a workdir, its best checkpoint by validation.
 
+  What scores items, for `Encoder.recommend`, comes with it from a downstream
+  run of `next_item` (probe, fine-tuning or scratch) and from a pre-training
+  whose objective predicts items.
+
   Args:
-    directory: A workdir of a pre-training or of a fine-tuning.
+    directory: A workdir of a pre-training or of a downstream run. A probe's
+      holds a head alone; the encoder comes from the pre-training it was run
+      on, which must lie where it was, or beside the probe.
 
   Raises:
-    InputError: If the directory holds no encoder.
+    InputError: If the directory holds no encoder, or the probe's encoder is
+      missing or has changed.
   """
+  directory = os.path.abspath(directory)
   config = workdir.read_config(directory)
-  path = os.path.join(directory, 'item_ids.npy')
-  if not os.path.exists(path):
-    raise InputError(
-      f'{path} does not exist; name the workdir of a pre-training.'
+  model = checkpoint.restore_model(directory)
+  if 'encoder' not in model.params:
+    encoder = _encoder_of_probe(directory, model.meta)
+    table = heads.probe_table(encoder.item_table)
+  else:
+    item_ids = vocabulary.load(directory)
+    encoder = Encoder(
+      encoders.from_config(config, len(item_ids) + 2),
+      model.params['encoder'],
+      item_ids,
+      config.max_length,
+      {**model.meta, 'step': model.step},
+      directory,
     )
-  item_ids = np.load(path, allow_pickle=False)
-  params, meta = checkpoint.restore_params(directory)
-  if 'encoder' not in params:
+    table = encoder.item_table
+  scorer = encoder.scorer
+  if model.meta.get('task') == 'next_item':
+    head = heads.TrainedHead(model.params['head'], model.batch_stats, table)
+    scorer = scoring.HeadScorer(head, encoder.embed_windows, encoder.max_length)
+  elif 'task' not in model.meta:
+    scorer = _scorer_of_objective(config, encoder.item_ids, model.params)
+  return dataclasses.replace(
+    encoder, scorer=scorer, exclude_seen=config.exclude_seen
+  )
+
+
+def _scorer_of_objective(
+  config: ConfigDict, item_ids: np.ndarray, params: dict
+) -> scoring.ItemScorer | None:
+  catalogue = make_catalogue(item_ids, {}, {})
+  model = pretext.make_model(config, catalogue, None)
+  return (
+    scoring.ObjectiveScorer(model, params) if model.predicts_items else None
+  )
+
+
+def _encoder_of_probe(directory: str, meta: dict) -> Encoder:
+  source = meta.get('encoder')
+  if not source:
     raise InputError(
-      f'{directory} holds a head without an encoder (a probe); name the '
-      f'pre-training it was run on.'
+      f'{directory} holds the probe of a random encoder, or one of an older '
+      f'version, and not its encoder; name a pre-training, or run the probe '
+      f'of one given with --config.init_from.'
     )
-  return Encoder(
-    encoders.from_config(config, len(item_ids) + 2),
-    params['encoder'],
-    item_ids,
-    config.max_length,
-    meta,
+  # The two may have been moved together, to another machine for instance.
+  beside = os.path.join(os.path.dirname(directory), os.path.basename(source))
+  found = [path for path in (source, beside) if os.path.isdir(path)]
+  if not found:
+    raise InputError(
+      f'{directory} holds the probe of the encoder in {source}, which does '
+      f'not exist; put that workdir back, or at {beside}.'
+    )
+  for path in found:
+    encoder = load_encoder(path)
+    if encoder.digest() == meta['encoder_digest']:
+      return encoder
+  raise InputError(
+    f'{directory} holds the probe of the encoder in {source}, which has been '
+    f'trained again since; run the probe again in another workdir.'
   )
 
 

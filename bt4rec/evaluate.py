@@ -1,124 +1,17 @@
-"""One pass over a split: scores in blocks, ranks by counting, metrics."""
+"""One pass over a split, block by block: outcomes of examples, metrics."""
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from bt4rec import metrics, pipeline
-from bt4rec.datasets import SequenceDataset
+from bt4rec import metrics, pipeline, ranking, scoring
 from bt4rec.tasks import Examples, Task
 
 _BLOCK = 512
-_ITEM_BLOCK = 8192
 # Row numbers of a block of examples -> their queries [block, dim].
 Query = Callable[[np.ndarray], jax.Array | np.ndarray]
-
-
-@functools.partial(jax.jit, static_argnames=('item_block',))
-def rank_targets(
-  queries: jax.Array,
-  item_table: jax.Array,
-  bias: jax.Array,
-  targets: jax.Array,
-  seen: jax.Array,
-  item_block: int = _ITEM_BLOCK,
-) -> tuple[jax.Array, jax.Array]:
-  """Ranks each target among all items, by counting, in blocks of items.
-
-  Items are scored `queries @ item_table.T + bias`. Nothing is sorted, and no
-  more than [batch, item_block] scores exist at a time.
-
-  Args:
-    queries: [batch, dim] float.
-    item_table: [num_items, dim] float.
-    bias: [num_items] float.
-    targets: [batch] int32, row of each target in the table.
-    seen: [batch, num_seen] int32, rows left out of the ranking; negative and
-      the target itself are ignored, repetitions count once.
-    item_block: Items scored at a time.
-
-  Returns:
-    [batch] float32 ranks from 1, ties counted half, and [batch] float32 log
-    probabilities of the targets under the softmax over all items, seen ones
-    included.
-  """
-  num_items = item_table.shape[0]
-  num_blocks = -(-num_items // item_block)
-  padding = num_blocks * item_block - num_items
-  table = jnp.pad(item_table.astype(jnp.float32), ((0, padding), (0, 0)))
-  blocks = table.reshape(num_blocks, item_block, -1)
-  biases = jnp.pad(bias, (0, padding), constant_values=-jnp.inf)
-  biases = biases.reshape(num_blocks, item_block)
-  rows = jnp.arange(queries.shape[0])
-  firsts = jnp.arange(num_blocks) * item_block
-
-  def scores_of(block, bias):
-    return queries.astype(jnp.float32) @ block.T + bias[None]
-
-  def find_target(found, inputs):
-    first, block, bias = inputs
-    scores = scores_of(block, bias)  # [batch, item_block]
-    local = targets - first
-    inside = (local >= 0) & (local < item_block)
-    own = scores[rows, jnp.clip(local, 0, item_block - 1)]
-    norm = jax.nn.logsumexp(scores, axis=1)
-    return (
-      jnp.where(inside, own, found[0]),
-      jnp.logaddexp(found[1], norm),
-    ), None
-
-  start = jnp.full(queries.shape[:1], -jnp.inf)
-  # The target's score comes out of the same product it is compared with, so
-  # that equal scores are equal to the bit.
-  (target_score, norm), _ = lax.scan(
-    find_target, (start, start), (firsts, blocks, biases)
-  )
-
-  def count_above(rank, inputs):
-    first, block, bias = inputs
-    scores = scores_of(block, bias)
-    local = jnp.where(seen >= 0, seen - first[None, None], -1)
-    local = jnp.where((local >= 0) & (local < item_block), local, item_block)
-    left_out = jnp.zeros(scores.shape, bool)
-    left_out = left_out.at[rows[:, None], local].set(True, mode='drop')
-    own = first + jnp.arange(item_block)[None] == targets[:, None]
-    above = (scores > target_score[:, None]).astype(jnp.float32)
-    ties = (scores == target_score[:, None]).astype(jnp.float32)
-    counts = jnp.where(left_out | own, 0.0, above + 0.5 * ties)
-    return rank + counts.sum(1), None
-
-  rank, _ = lax.scan(
-    count_above, jnp.ones(queries.shape[:1]), (firsts, blocks, biases)
-  )
-  return rank, target_score - norm
-
-
-def seen_items(
-  dataset: SequenceDataset, examples: Examples, rows: np.ndarray
-) -> np.ndarray:
-  """The items of the whole input of each example, not of its window alone.
-
-  Args:
-    dataset: The dataset.
-    examples: The examples.
-    rows: [block] int, which of them.
-
-  Returns:
-    [block, num_seen] int32 rows of the item table, -1 where an input is
-    shorter; `num_seen` is a power of two, so that there are few shapes.
-  """
-  ends = examples.ends[rows]
-  starts = dataset.offsets[examples.users[rows]]
-  longest = int((ends - starts).max())
-  width = 1 << max(longest - 1, 0).bit_length()
-  index = starts[:, None] + np.arange(width)
-  inside = index < ends[:, None]
-  tokens = dataset.items[np.minimum(index, dataset.num_events - 1)]
-  return np.where(inside, tokens - 1, -1).astype(np.int32)
 
 
 def rank_examples(
@@ -147,10 +40,11 @@ def rank_examples(
   ranks, log_probabilities = np.empty((2, len(examples)), np.float32)
   for rows, real in pipeline.padded_blocks(len(examples), _BLOCK):
     if exclude_seen:
-      seen = seen_items(task.dataset, examples, rows)
+      starts = task.dataset.offsets[examples.users[rows]]
+      seen = ranking.seen_items(task.dataset.items, starts, examples.ends[rows])
     else:
       seen = np.full((len(rows), 1), -1, np.int32)
-    rank, log_probability = rank_targets(
+    rank, log_probability = ranking.rank_targets(
       query(rows), item_table, bias, examples.labels[rows], seen
     )
     ranks[rows[:real]] = rank[:real]
@@ -219,3 +113,25 @@ def evaluate(
   if bias is None:
     bias = jnp.zeros(len(item_table))
   return rank_examples(task, examples, query, item_table, bias, exclude_seen)
+
+
+def evaluate_scorer(
+  scorer: scoring.ItemScorer, task: Task, examples: Examples, exclude_seen: bool
+) -> tuple[dict[str, float], np.ndarray]:
+  """Ranks the next items of examples in the whole catalogue.
+
+  Args:
+    scorer: What scores the items.
+    task: A ranking task.
+    examples: Its examples of one split.
+    exclude_seen: See `rank_examples`.
+
+  Returns:
+    The metrics, and [num_examples] float32 ranks.
+  """
+  windows = examples.windows(task.dataset.offsets, scorer.max_history)
+  queries = scorer.queries(task.dataset.items, **windows)
+  table, bias = scorer.candidates()
+  return rank_examples(
+    task, examples, lambda rows: queries[rows], table, bias, exclude_seen
+  )

@@ -15,13 +15,9 @@ def _pretrain(
   config: ConfigDict, directory: str, dataset: SequenceDataset
 ) -> str:
   pretrain.run(config, directory, dataset)
-  path = config.dataset.path
   return (
     f'encoder: {os.path.join(directory, "checkpoints")}\n'
-    f'next: python -m bt4rec.main '
-    f'--config=configs/downstream.py:{config.dataset.name},next_item '
-    + (f'--config.dataset.path={path} ' if path else '')
-    + f'--config.init_from={directory} --workdir={directory}-next_item'
+    f'next: {workdir.downstream_command(config, directory, "next_item")}'
   )
 
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from bt4rec import (
   encode,
+  evaluate,
   health,
   optimizer,
   pipeline,
@@ -23,6 +24,7 @@ from bt4rec import (
   tasks,
   train,
   train_step,
+  vocabulary,
 )
 from bt4rec.datasets import SequenceDataset
 from bt4rec.train_state import TrainState, create_train_state
@@ -112,8 +114,8 @@ class _Validation:
   def _ranking(self, state: TrainState) -> dict[str, float]:
     if not self._model.predicts_items:
       return {}
-    numbers, _ = scoring.evaluate_scorer(
-      scoring.Scorer(self._model, state.params),
+    numbers, _ = evaluate.evaluate_scorer(
+      scoring.ObjectiveScorer(self._model, state.params),
       self._task,
       self._last_items,
       self._exclude_seen,
@@ -253,6 +255,6 @@ def run(
     workdir: The output directory, locked by the caller.
     dataset: The dataset.
   """
-  encode.save_vocabulary(workdir, dataset.catalogue)
+  vocabulary.save(workdir, dataset.catalogue)
   train.fit(make_job(config, dataset), workdir)
   return encode.load_encoder(workdir)

@@ -1,20 +1,28 @@
 """The protocols: how labels are used, and the rows that need none."""
 
 import dataclasses
+import os
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import baselines, datasets, encode, pipeline, scoring, splits
+from bt4rec import (
+  baselines,
+  datasets,
+  encode,
+  evaluate,
+  heads,
+  pipeline,
+  splits,
+  vocabulary,
+)
 from bt4rec.errors import InputError
 from bt4rec.supervised import (
   Model,
   Outcome,
   Setting,
-  apply_head,
   cross_entropy,
   head_and_tables,
   init_head,
@@ -33,12 +41,12 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
   if not config.init_from:
     return encode.random_encoder(config, task.dataset.catalogue, config.seed)
   encoder = encode.load_encoder(config.init_from)
-  _check_checkpoint(config, task, encoder.meta)
-  return encoder
-
-
-def _check_checkpoint(config: ConfigDict, task: Task, meta: dict) -> None:
-  """Refuses a checkpoint that has seen what it is tested on."""
+  if encoder.directory != os.path.abspath(config.init_from):
+    raise InputError(
+      f'{config.init_from} holds a head without an encoder (a probe); use '
+      f'--config.init_from={encoder.directory}, the workdir it was run on.'
+    )
+  meta = encoder.meta
   found, expected = (
     meta['split_fingerprint'],
     splits.fingerprint(task.dataset),
@@ -62,6 +70,7 @@ def _check_checkpoint(config: ConfigDict, task: Task, meta: dict) -> None:
       f'the checkpoint in {config.init_from} was pre-trained on all users; '
       f'pre-train with --config.inductive=True, or evaluate without it.'
     )
+  return encoder
 
 
 def probe(setting: Setting) -> Outcome:
@@ -76,30 +85,15 @@ def probe(setting: Setting) -> Outcome:
   # Standardised, which a linear map can undo: it only conditions the
   # optimisation, so that one learning rate serves every encoder.
   mean, std = features.mean(0), features.std(0) + 1e-6
-
-  def features_of(examples: Examples) -> jax.Array:
-    h = cache.embed(name, encoder, task, examples)
-    return jnp.asarray((h - mean) / std)
-
   head, tables = head_and_tables(task, encoder.dim)
   if task.is_ranking:
-    # Equally free: centring adds the same to all scores of a user, and the
-    # scale is the head's to choose; with this one a step changes a score as
-    # much as it changes a logit of a classification head.
-    table = encoder.item_table
-    spread = table.std(0, keepdims=True) + 1e-6
-    table = (table - table.mean(0, keepdims=True)) / spread / encoder.dim
-    tables['item_table'] = table
+    tables['item_table'] = heads.probe_table(encoder.item_table)
 
   def loss_fn(params, batch_stats, batch, rng):
     del rng
     h = batch['features'][batch['example']]
     outputs = head.apply({'params': params['head']}, h)
     return cross_entropy(outputs, batch), ({}, batch_stats)
-
-  def query_of(examples, params):
-    h = features_of(examples)
-    return lambda rows: apply_head(head, params['head'], h[rows])
 
   model = Model(
     params={'head': init_head(setting, head, encoder.dim)},
@@ -108,9 +102,13 @@ def probe(setting: Setting) -> Outcome:
       'example': np.arange(len(setting.train), dtype=np.int32),
       'label': setting.train.labels,
     },
-    tables={**tables, 'features': features_of(setting.train)},
-    query_of=query_of,
-    item_table_of=lambda params: tables.get('item_table'),
+    tables={**tables, 'features': jnp.asarray((features - mean) / std)},
+    embed=lambda examples, _: cache.embed(name, encoder, task, examples),
+    head_of=lambda params, batch_stats: heads.TrainedHead(
+      params['head'], batch_stats, tables.get('item_table')
+    ),
+    batch_stats={'mean': jnp.asarray(mean), 'std': jnp.asarray(std)},
+    meta={'encoder': encoder.directory, 'encoder_digest': encoder.digest()},
   )
   return train_and_test(setting, model)
 
@@ -129,7 +127,7 @@ def finetune(setting: Setting) -> Outcome:
       '--config.init_from, or use protocol=scratch.'
     )
   encoder = load_init(config, task)
-  encode.save_vocabulary(setting.directory, task.dataset.catalogue)
+  vocabulary.save(setting.directory, task.dataset.catalogue)
   head, tables = head_and_tables(task, encoder.dim)
   offsets, events = task.dataset.offsets, task.dataset.items
 
@@ -150,10 +148,9 @@ def finetune(setting: Setting) -> Outcome:
   def trained(params) -> encode.Encoder:
     return dataclasses.replace(encoder, params=params['encoder'])
 
-  def query_of(examples, params):
+  def embed(examples, params):
     windows = examples.windows(offsets, encoder.max_length)
-    h = trained(params).embed_windows(events, **windows)
-    return lambda rows: apply_head(head, params['head'], h[rows])
+    return trained(params).embed_windows(events, **windows)
 
   model = Model(
     params={
@@ -166,9 +163,11 @@ def finetune(setting: Setting) -> Outcome:
       'label': setting.train.labels,
     },
     tables={**tables, 'events': jnp.asarray(events)},
-    query_of=query_of,
-    item_table_of=lambda params: (
-      trained(params).item_table if task.is_ranking else None
+    embed=embed,
+    head_of=lambda params, batch_stats: heads.TrainedHead(
+      params['head'],
+      batch_stats,
+      trained(params).item_table if task.is_ranking else None,
     ),
   )
   return train_and_test(setting, model)
@@ -192,12 +191,17 @@ def direct(setting: Setting) -> Outcome:
       f'protocol=direct uses no labels, but label_fraction='
       f'{config.label_fraction}; leave it at 1.'
     )
-  scorer, meta = scoring.load_scorer(config.init_from, task.dataset.catalogue)
-  _check_checkpoint(config, task, meta)
-  validation, _ = scoring.evaluate_scorer(
+  encoder = load_init(config, task)
+  if 'task' in encoder.meta:
+    raise InputError(
+      f'{config.init_from} is a run of task={encoder.meta["task"]}; name the '
+      f'workdir of a pre-training.'
+    )
+  scorer = encoder.require_scorer()
+  validation, _ = evaluate.evaluate_scorer(
     scorer, task, setting.validation, config.exclude_seen
   )
-  numbers, outcomes = scoring.evaluate_scorer(
+  numbers, outcomes = evaluate.evaluate_scorer(
     scorer, task, task.test(), config.exclude_seen
   )
   return Outcome(numbers, outcomes, validation)

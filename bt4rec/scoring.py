@@ -1,46 +1,29 @@
-"""What a pre-training itself predicts next, as scores of all items."""
+"""Scores of all items for the histories of users.
+
+An item's score is `query @ candidate + bias`, whether the pre-training itself
+predicts items or a head was trained to. Evaluation and use go the same way.
+"""
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bt4rec import checkpoint, evaluate, pipeline, pretext, workdir
-from bt4rec.datasets import Catalogue
-from bt4rec.errors import InputError
-from bt4rec.tasks import Examples, Task
+from bt4rec import heads, pipeline, pretext, ranking, vocabulary
 
 _BLOCK = 512
 
 
-@functools.partial(jax.jit, static_argnames=('model',))
-def _query_block(model, params, items):
-  return model.apply({'params': params}, items, method='query')
-
-
-@dataclasses.dataclass(frozen=True)
-class Scorer:
-  """An objective that predicts items, with its parameters.
-
-  An item's score is `query @ candidate + bias`, whatever the objective.
-
-  Attributes:
-    model: Encoder and objective.
-    params: Their parameters.
-  """
-
-  model: pretext.Pretraining
-  params: dict
+class ItemScorer(Protocol):
+  """What scores items: a query for each history, a candidate for each item."""
 
   @property
   def max_history(self) -> int:
-    """Events of a history that are used, the newest: one less than a window.
-
-    The last place of a window is that of the item to be predicted.
-    """
-    return self.model.encoder.max_length - 1
+    """Events of a history that are used, the newest."""
 
   def queries(
     self, events: np.ndarray, start: np.ndarray, length: np.ndarray
@@ -53,70 +36,114 @@ class Scorer:
       length: [num_histories] int32, events of each, at most `max_history`.
 
     Returns:
-      [num_histories, dim] float32.
+      [num_histories, width] float32.
     """
-    blocks = []
+
+  def candidates(self) -> tuple[jax.Array, jax.Array]:
+    """[num_items, width] what queries are compared with, [num_items] biases."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveScorer:
+  """An objective that predicts items, with its parameters.
+
+  Attributes:
+    model: Encoder and objective.
+    params: Their parameters.
+  """
+
+  model: pretext.Pretraining
+  params: dict
+
+  @property
+  def max_history(self) -> int:
+    """One less than a window, whose last place is the predicted item's."""
+    return self.model.encoder.max_length - 1
+
+  def queries(
+    self, events: np.ndarray, start: np.ndarray, length: np.ndarray
+  ) -> np.ndarray:
+    """See `ItemScorer`."""
+    queries = np.empty((len(start), self.model.encoder.dim), np.float32)
     width = self.model.encoder.max_length
     for rows, real in pipeline.padded_blocks(len(start), _BLOCK):
       items = pipeline.cut_windows(events, start[rows], length[rows], width)
       block = _query_block(self.model, self.params, items)
-      blocks.append(np.asarray(block[:real]))
-    return np.concatenate(blocks)
+      queries[rows[:real]] = np.asarray(block)[:real]
+    return queries
 
   def candidates(self) -> tuple[jax.Array, jax.Array]:
-    """[num_items, dim] what queries are compared with, [num_items] biases."""
+    """See `ItemScorer`."""
     variables = {'params': self.params}
     found: Any = self.model.apply(variables, method='candidates')
     return found
 
 
-def load_scorer(directory: str, catalogue: Catalogue) -> tuple[Scorer, dict]:
-  """Loads the item scores of a pre-training, its best step by validation.
+@dataclasses.dataclass(frozen=True)
+class HeadScorer:
+  """A head trained on the labels of `next_item`, on an encoder.
+
+  Attributes:
+    head: The head; it has an item table.
+    embed: Embeds windows, as `Encoder.embed_windows`.
+    max_history: Longest window.
+  """
+
+  head: heads.TrainedHead
+  embed: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+  max_history: int
+
+  def queries(
+    self, events: np.ndarray, start: np.ndarray, length: np.ndarray
+  ) -> np.ndarray:
+    """See `ItemScorer`."""
+    table, _ = self.candidates()
+    queries = np.empty((len(start), table.shape[1]), np.float32)
+    for rows, real in pipeline.padded_blocks(len(start), _BLOCK):
+      block = self.head(self.embed(events, start[rows], length[rows]))
+      queries[rows[:real]] = np.asarray(block)[:real]
+    return queries
+
+  def candidates(self) -> tuple[jax.Array, jax.Array]:
+    """See `ItemScorer`."""
+    table = self.head.item_table
+    assert table is not None
+    return table, jnp.zeros(len(table))
+
+
+def top_items(
+  scorer: ItemScorer, histories: vocabulary.Tokens, k: int, exclude_seen: bool
+) -> tuple[np.ndarray, np.ndarray]:
+  """The best items for each history.
 
   Args:
-    directory: Workdir of the pre-training.
-    catalogue: The items it was trained on.
+    scorer: What scores the items.
+    histories: The histories, none of them empty.
+    k: Number of items.
+    exclude_seen: Whether the items of a history, all of it, are left out.
 
   Returns:
-    The scores, and what was stored with the checkpoint.
-
-  Raises:
-    InputError: If the directory holds no pre-training, or its objective
-      predicts no items.
+    [num_histories, k] int32 rows and float32 scores, as `ranking.top_items`.
   """
-  config = workdir.read_config(directory)
-  if config.task != 'pretrain':
-    raise InputError(
-      f'{directory} is a run of task={config.task}; name the workdir of a '
-      f'pre-training.'
-    )
-  model = pretext.make_model(config, catalogue, None)
-  if not model.predicts_items:
-    raise InputError(
-      f'objective {config.objective!r} of {directory} gives no item scores; '
-      f'train them by protocol=probe or protocol=finetune.'
-    )
-  params, meta = checkpoint.restore_params(directory)
-  return Scorer(model, params), meta
-
-
-def evaluate_scorer(
-  scorer: Scorer, task: Task, examples: Examples, exclude_seen: bool
-) -> tuple[dict[str, float], np.ndarray]:
-  """Ranks the next items of examples in the whole catalogue.
-
-  Args:
-    scorer: The item scores.
-    task: A ranking task.
-    examples: Its examples of one split.
-    exclude_seen: See `evaluate.rank_examples`.
-
-  Returns:
-    The metrics, and [num_examples] float32 ranks.
-  """
-  windows = examples.windows(task.dataset.offsets, scorer.max_history)
-  queries = scorer.queries(task.dataset.items, **windows)
-  table, bias = scorer.candidates()
-  return evaluate.evaluate(
-    task, examples, lambda rows: queries[rows], table, exclude_seen, bias
+  offsets = histories.offsets
+  queries = scorer.queries(
+    histories.items, **histories.windows(scorer.max_history)
   )
+  table, bias = scorer.candidates()
+  best = np.empty((len(queries), k), np.int32)
+  scores = np.empty((len(queries), k), np.float32)
+  for rows, real in pipeline.padded_blocks(len(queries), _BLOCK):
+    if exclude_seen:
+      seen = ranking.seen_items(
+        histories.items, offsets[rows], offsets[rows + 1]
+      )
+    else:
+      seen = np.full((len(rows), 1), -1, np.int32)
+    found = ranking.top_items(queries[rows], table, bias, seen, k=k)
+    best[rows[:real]], scores[rows[:real]] = (part[:real] for part in found)
+  return best, scores
+
+
+@functools.partial(jax.jit, static_argnames=('model',))
+def _query_block(model, params, items):
+  return model.apply({'params': params}, items, method='query')

@@ -1,7 +1,6 @@
 """Training on labels: a head on fixed features, or encoder and head."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from bt4rec import (
   encode,
   encoders,
   evaluate,
+  heads,
   optimizer,
   pipeline,
   splits,
@@ -76,16 +76,20 @@ class Model:
     loss_fn: The loss of a batch.
     rows: Arrays of the training examples, from which batches are drawn.
     tables: Arrays every batch gets besides.
-    query_of: Examples, parameters -> what `evaluate` scores.
-    item_table_of: Parameters -> [num_items, dim] for a ranking task, or None.
+    embed: Examples, parameters -> [num_examples, dim] embeddings.
+    head_of: Parameters, statistics -> the head on the embeddings.
+    batch_stats: Statistics that are not trained.
+    meta: What is stored with the checkpoints besides.
   """
 
   params: Any
   loss_fn: train_step.LossFn
   rows: pipeline.Rows
   tables: dict[str, Any]
-  query_of: Callable[[Examples, Any], evaluate.Query]
-  item_table_of: Callable[[Any], jax.Array | None]
+  embed: Callable[[Examples, Any], np.ndarray]
+  head_of: Callable[[Any, Any], heads.TrainedHead]
+  batch_stats: dict[str, Any] = dataclasses.field(default_factory=dict)
+  meta: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +112,13 @@ def train_and_test(setting: Setting, model: Model) -> Outcome:
   task = setting.task
 
   def numbers_of(state: TrainState, examples: Examples):
+    h = model.embed(examples, state.params)
+    head = model.head_of(state.params, state.batch_stats)
     return evaluate.evaluate(
       task,
       examples,
-      model.query_of(examples, state.params),
-      model.item_table_of(state.params),
+      lambda rows: head(h[rows]),
+      head.item_table,
       setting.config.exclude_seen,
     )
 
@@ -137,7 +143,9 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
   return train.Job(
     name=f'{task.name} {config.protocol}',
     state=create_train_state(
-      {'params': model.params}, tx, jax.random.key(config.seed)
+      {'params': model.params, 'batch_stats': model.batch_stats},
+      tx,
+      jax.random.key(config.seed),
     ),
     step=train_step.CompiledStep(
       train_step.make_train_step(model.loss_fn, tx, schedule),
@@ -162,6 +170,7 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
       'split_fingerprint': splits.fingerprint(task.dataset),
       'pretrain_scope': 'shared' if task.is_user_level else 'leave_two_out',
       'inductive': config.inductive,
+      **model.meta,
     },
     evaluate=validate,
     **train.settings(config),
@@ -207,12 +216,6 @@ def init_head(setting: Setting, head: encoders.Head, dim: int) -> dict:
   share = (weights + 1.0) / (weights + 1.0).sum()
   bias = jnp.asarray(np.log(share), jnp.float32)
   return {'linear': {**params['linear'], 'bias': bias}}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def apply_head(head: encoders.Head, params: Any, h: jax.Array) -> Any:
-  """[batch, dim] embeddings -> [batch, num_outputs]."""
-  return head.apply({'params': params}, h)
 
 
 def cross_entropy(outputs, batch: dict) -> jax.Array:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 
 from absl import logging
@@ -102,6 +103,33 @@ def read_config(workdir: str) -> ConfigDict:
     raise InputError(
       f'cannot read {path} ({error}); name a workdir in which a job has run.'
     ) from error
+
+
+def downstream_command(config: ConfigDict, init_from: str, task: str) -> str:
+  """The command of a downstream run on a pre-trained encoder.
+
+  Args:
+    config: A whole config of the same data.
+    init_from: Workdir of the encoder.
+    task: The downstream task.
+  """
+  from configs import base  # The defaults; nothing else here needs them.
+
+  defaults = _flatten(base.get_config().dataset.to_dict())
+  flags = [
+    f'--config.dataset.{key}={value}'
+    for key, value in _flatten(config.dataset.to_dict()).items()
+    if key != 'name' and value != defaults.get(key)
+  ]
+  return shlex.join(
+    [
+      'launch/run.sh',
+      f'--config=configs/downstream.py:{config.dataset.name},{task}',
+      *flags,
+      f'--config.init_from={init_from}',
+      f'--workdir={init_from}-{task}',
+    ]
+  )
 
 
 def _flatten(tree: dict, prefix: str = '') -> dict:

@@ -151,7 +151,7 @@ class TestCheckpointer:
   def test_broken_metric_costs_the_rank_alone(self, tmp_path):
     _save(tmp_path, {1: 0.2, 2: 0.1, 3: 0.3}, keep=3)
     _break(tmp_path / 'checkpoints' / '2' / 'metrics', 'truncated')
-    assert checkpoint.restore_params(str(tmp_path))[1] == {'number': 1}
+    assert checkpoint.restore_model(str(tmp_path)).meta == {'number': 1}
     assert _steps(tmp_path) == [1, 2, 3]
 
   @pytest.mark.parametrize('part', ['state', 'meta'])
@@ -210,23 +210,25 @@ class TestCheckpointer:
 class TestRestoreParams:
   def test_gives_the_best_parameters_on_one_device(self, tmp_path):
     _save(tmp_path, {1: 0.2, 2: 0.1, 3: 0.3})
-    params, meta = checkpoint.restore_params(str(tmp_path))
-    _assert_same_bits(params, _state(2).params)
-    assert meta == {'number': 2}
-    for leaf in jax.tree.leaves(params):
+    model = checkpoint.restore_model(str(tmp_path))
+    _assert_same_bits(model.params, _state(2).params)
+    _assert_same_bits(model.batch_stats, _state(2).batch_stats)
+    assert model.meta == {'number': 2}
+    assert model.step == 2
+    for leaf in jax.tree.leaves((model.params, model.batch_stats)):
       assert leaf.sharding.device_set == {jax.devices()[0]}
 
   def test_refuses_a_directory_without_checkpoints(self, tmp_path):
     with pytest.raises(InputError, match='run the training first'):
-      checkpoint.restore_params(str(tmp_path))
+      checkpoint.restore_model(str(tmp_path))
     assert os.listdir(tmp_path) == []
     (tmp_path / 'checkpoints').mkdir()
     with pytest.raises(InputError, match='run the training first'):
-      checkpoint.restore_params(str(tmp_path))
+      checkpoint.restore_model(str(tmp_path))
 
   @pytest.mark.parametrize('how', ['truncated', 'removed'])
   def test_refuses_a_broken_checkpoint_in_a_sentence(self, how, tmp_path):
     _save(tmp_path, {1: 0.2})
     _break(tmp_path / 'checkpoints' / '1', how)
     with pytest.raises(InputError, match=r'checkpoints/1 cannot be read'):
-      checkpoint.restore_params(str(tmp_path))
+      checkpoint.restore_model(str(tmp_path))

@@ -8,52 +8,6 @@ from bt4rec import baselines, evaluate, tasks
 from bt4rec.datasets import sequences, synthetic
 
 
-def _brute_force_rank(scores, target, seen):
-  left = [i for i in range(len(scores)) if i == target or i not in seen]
-  others = np.array([scores[i] for i in left if i != target])
-  above = (others > scores[target]).sum()
-  ties = (others == scores[target]).sum()
-  return 1 + above + ties / 2
-
-
-@pytest.mark.parametrize('item_block', [5, 7, 64])
-def test_ranks_equal_brute_force_whatever_the_block(item_block):
-  rng = np.random.default_rng(0)
-  batch, num_items, dim, num_seen = 6, 23, 3, 8
-  # Small integers: exact products, many ties.
-  queries = rng.integers(-1, 2, (batch, dim)).astype(np.float32)
-  table = rng.integers(-1, 2, (num_items, dim)).astype(np.float32)
-  bias = rng.integers(0, 2, num_items).astype(np.float32)
-  targets = rng.integers(0, num_items, batch).astype(np.int32)
-  seen = rng.integers(-1, num_items, (batch, num_seen)).astype(np.int32)
-  seen[0, :3] = [targets[0], 4, 4]  # The target itself, and a repetition.
-  ranks, log_probabilities = evaluate.rank_targets(
-    queries, table, bias, targets, seen, item_block=item_block
-  )
-  scores = queries @ table.T + bias
-  expected = [
-    _brute_force_rank(scores[i], targets[i], set(seen[i]) - {-1})
-    for i in range(batch)
-  ]
-  np.testing.assert_array_equal(ranks, expected)
-  exact = scores.astype(np.float64)
-  exact -= np.log(np.exp(exact).sum(1, keepdims=True))
-  np.testing.assert_allclose(
-    log_probabilities, exact[np.arange(batch), targets], rtol=1e-5
-  )
-
-
-def test_a_constant_model_is_no_better_than_chance():
-  ranks, _ = evaluate.rank_targets(
-    jnp.zeros((2, 4)),
-    jnp.ones((101, 4)),
-    jnp.zeros(101),
-    jnp.array([0, 100]),
-    jnp.full((2, 1), -1),
-  )
-  np.testing.assert_array_equal(ranks, [51.0, 51.0])
-
-
 def _task(histories, name='next_item'):
   users = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
   items = np.concatenate(histories)
@@ -65,12 +19,6 @@ def _task(histories, name='next_item'):
 
 
 class TestRanking:
-  def test_seen_items_are_those_of_the_whole_history(self):
-    task = _task([[1, 2, 3, 4, 5], [6, 7, 3]])
-    seen = evaluate.seen_items(task.dataset, task.test(), np.array([0, 1]))
-    # Rows of the item table; padded to a power of two.
-    assert seen.tolist() == [[0, 1, 2, 3], [5, 6, -1, -1]]
-
   def test_seen_items_are_never_recommended_but_the_target_always_is(self):
     # Item i scores i: the best unseen item for everybody is the highest.
     task = _task([[1, 5, 4, 3], [1, 2, 5, 5]])

@@ -145,7 +145,7 @@ class TestJobs:
     )
     done = _run(*arguments)
     assert done.returncode == 0, done.stderr
-    assert 'next: python -m bt4rec.main' in done.stdout
+    assert 'next: launch/run.sh' in done.stdout
     sentence = _sentence(_run(*arguments, '--config.seed=7'))
     assert 'seed was 0, is 7' in sentence
     again = _run(*arguments)

@@ -494,7 +494,7 @@ class TestKilledProcess:
     assert meta == resumed_meta
     assert _lines(whole) == _lines(parts), moments
     params = [
-      checkpoint.restore_params(str(path))[0] for path in (whole, parts)
+      checkpoint.restore_model(str(path)).params for path in (whole, parts)
     ]
     _assert_same_bits(*params)
 

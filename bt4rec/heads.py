@@ -1,0 +1,53 @@
+"""Heads trained on labels: from the embedding of a user to outputs."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bt4rec import encoders
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedHead:
+  """A head with what belongs to it.
+
+  Attributes:
+    params: Parameters of `encoders.Head`.
+    batch_stats: `mean` and `std`, each [dim], by which a probe standardises
+      embeddings; empty where encoder and head were trained together.
+    item_table: [num_items, width] float32, what outputs are compared with;
+      None for a classification, whose outputs are logits.
+  """
+
+  params: dict
+  batch_stats: dict
+  item_table: jax.Array | None
+
+  def __call__(self, h: Any) -> jax.Array:
+    """[batch, dim] embeddings -> [batch, width or num_classes] float32."""
+    return _apply(self.params, self.batch_stats, h)
+
+
+def probe_table(item_table: jax.Array) -> jax.Array:
+  """Conditions a frozen item table for a probe of it.
+
+  A linear map is as free as before: centring adds the same to all scores of a
+  user, and the scale is the map's to choose. With this one a step changes a
+  score as much as it changes a logit of a classification head.
+
+  Args:
+    item_table: [num_items, dim] float.
+  """
+  spread = item_table.std(0, keepdims=True) + 1e-6
+  centred = item_table - item_table.mean(0, keepdims=True)
+  return centred / spread / item_table.shape[1]
+
+
+@jax.jit
+def _apply(params: dict, batch_stats: dict, h: Any) -> jax.Array:
+  if batch_stats:
+    h = (h - batch_stats['mean'][None]) / batch_stats['std'][None]
+  head = encoders.Head(params['linear']['bias'].shape[0])
+  return jnp.asarray(head.apply({'params': params}, h))

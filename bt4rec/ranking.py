@@ -1,0 +1,175 @@
+"""Scores of all items in blocks: ranks by counting, and the best ones.
+
+No more than [batch, item_block] scores exist at a time. The two functions
+score alike, so that the rank of an item is its place among the best.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_ITEM_BLOCK = 8192
+
+
+@functools.partial(jax.jit, static_argnames=('item_block',))
+def rank_targets(
+  queries: jax.Array,
+  item_table: jax.Array,
+  bias: jax.Array,
+  targets: jax.Array,
+  seen: jax.Array,
+  item_block: int = _ITEM_BLOCK,
+) -> tuple[jax.Array, jax.Array]:
+  """Ranks each target among all items, by counting; nothing is sorted.
+
+  Items are scored `queries @ item_table.T + bias`.
+
+  Args:
+    queries: [batch, dim] float.
+    item_table: [num_items, dim] float.
+    bias: [num_items] float.
+    targets: [batch] int32, row of each target in the table.
+    seen: [batch, num_seen] int32, rows left out of the ranking; rows outside
+      of the table and the target itself are ignored, repetitions count once.
+    item_block: Items scored at a time.
+
+  Returns:
+    [batch] float32 ranks from 1, ties counted half, and [batch] float32 log
+    probabilities of the targets under the softmax over all items, seen ones
+    included.
+  """
+  blocks = _item_blocks(item_table, bias, item_block)
+  rows = jnp.arange(queries.shape[0])
+
+  def find_target(found, block):
+    scores = _scores(queries, block)  # [batch, item_block]
+    local = targets - block['first']
+    inside = (local >= 0) & (local < scores.shape[1])
+    own = scores[rows, jnp.clip(local, 0, scores.shape[1] - 1)]
+    norm = jax.nn.logsumexp(scores, axis=1)
+    return (
+      jnp.where(inside, own, found[0]),
+      jnp.logaddexp(found[1], norm),
+    ), None
+
+  start = jnp.full(queries.shape[:1], -jnp.inf)
+  # The target's score comes out of the same product it is compared with, so
+  # that equal scores are equal to the bit.
+  (target_score, norm), _ = lax.scan(find_target, (start, start), blocks)
+
+  def count_above(rank, block):
+    scores = _scores(queries, block)
+    number = block['first'] + jnp.arange(scores.shape[1])
+    own = number[None] == targets[:, None]
+    above = (scores > target_score[:, None]).astype(jnp.float32)
+    ties = (scores == target_score[:, None]).astype(jnp.float32)
+    left_out = _left_out(seen, block, scores.shape)
+    counts = jnp.where(left_out | own, 0.0, above + 0.5 * ties)
+    return rank + counts.sum(1), None
+
+  rank, _ = lax.scan(count_above, jnp.ones(queries.shape[:1]), blocks)
+  return rank, target_score - norm
+
+
+@functools.partial(jax.jit, static_argnames=('k', 'item_block'))
+def top_items(
+  queries: jax.Array,
+  item_table: jax.Array,
+  bias: jax.Array,
+  seen: jax.Array,
+  *,
+  k: int,
+  item_block: int = _ITEM_BLOCK,
+) -> tuple[jax.Array, jax.Array]:
+  """The exact best items, scored as `rank_targets` does.
+
+  Args:
+    queries: [batch, dim] float.
+    item_table: [num_items, dim] float.
+    bias: [num_items] float.
+    seen: [batch, num_seen] int32, rows left out; rows outside of the table
+      are ignored.
+    k: Number of items.
+    item_block: Items scored at a time.
+
+  Returns:
+    [batch, k] int32 rows of the table by descending score, of equal scores
+    the lower row first, and [batch, k] float32 scores. Where fewer than k
+    items are left, the last places are row -1 with score -inf.
+  """
+  blocks = _item_blocks(item_table, bias, item_block)
+
+  def merge(best, block):
+    scores = _scores(queries, block)
+    scores = jnp.where(_left_out(seen, block, scores.shape), -jnp.inf, scores)
+    number = block['first'] + jnp.arange(scores.shape[1])
+    # The rows so far are lower and stand first; top_k keeps the order of
+    # equal ones, so that ties, and the empty places, come out as promised.
+    scores = jnp.concatenate([best[0], scores], axis=1)
+    number = jnp.concatenate(
+      [best[1], jnp.broadcast_to(number, (len(queries), len(number)))], axis=1
+    )
+    top, place = lax.top_k(scores, k)
+    return (top, jnp.take_along_axis(number, place, axis=1)), None
+
+  shape = (queries.shape[0], k)
+  start = (jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32))
+  (scores, rows), _ = lax.scan(merge, start, blocks)
+  return rows, scores
+
+
+def seen_items(
+  events: np.ndarray, starts: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
+  """The items of whole inputs, not of their windows alone.
+
+  Args:
+    events: [num_events] int32 tokens, flat.
+    starts: [batch] int64, first event of each input.
+    ends: [batch] int64, one past its last.
+
+  Returns:
+    [batch, num_seen] int32 rows of the item table, -1 where an input is
+    shorter; `num_seen` is a power of two, so that there are few shapes.
+  """
+  longest = int((ends - starts).max())
+  width = 1 << max(longest - 1, 0).bit_length()
+  index = starts[:, None] + np.arange(width)
+  tokens = events[np.minimum(index, len(events) - 1)]
+  return np.where(index < ends[:, None], tokens - 1, -1).astype(np.int32)
+
+
+def _item_blocks(
+  item_table: jax.Array, bias: jax.Array, item_block: int
+) -> dict[str, jax.Array]:
+  """Cuts the table into blocks for `lax.scan`: `first`, `table`, `bias`."""
+  num_items = item_table.shape[0]
+  item_block = min(item_block, num_items)
+  num_blocks = -(-num_items // item_block)
+  padding = num_blocks * item_block - num_items
+  table = jnp.pad(item_table.astype(jnp.float32), ((0, padding), (0, 0)))
+  biases = jnp.pad(bias, (0, padding), constant_values=-jnp.inf)
+  return {
+    'first': jnp.arange(num_blocks, dtype=jnp.int32) * item_block,
+    'table': table.reshape(num_blocks, item_block, -1),
+    'bias': biases.reshape(num_blocks, item_block),
+  }
+
+
+def _scores(queries: jax.Array, block: dict[str, jax.Array]) -> jax.Array:
+  """[batch, item_block] float32."""
+  return queries.astype(jnp.float32) @ block['table'].T + block['bias'][None]
+
+
+def _left_out(
+  seen: jax.Array, block: dict[str, jax.Array], shape: tuple[int, ...]
+) -> jax.Array:
+  """[batch, item_block] bool, whether an item is among the seen ones."""
+  local = jnp.where(seen >= 0, seen - block['first'], -1)
+  # A negative index would count from the end.
+  local = jnp.where(local >= 0, local, shape[1])
+  rows = jnp.arange(shape[0])[:, None]
+  return jnp.zeros(shape, bool).at[rows, local].set(True, mode='drop')

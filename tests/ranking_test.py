@@ -1,0 +1,100 @@
+"""Tests of bt4rec.ranking against brute force and by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bt4rec import ranking
+
+
+def _brute_force_rank(scores, target, seen):
+  left = [i for i in range(len(scores)) if i == target or i not in seen]
+  others = np.array([scores[i] for i in left if i != target])
+  above = (others > scores[target]).sum()
+  ties = (others == scores[target]).sum()
+  return 1 + above + ties / 2
+
+
+@pytest.mark.parametrize('item_block', [5, 7, 64])
+def test_ranks_equal_brute_force_whatever_the_block(item_block):
+  rng = np.random.default_rng(0)
+  batch, num_items, dim, num_seen = 6, 23, 3, 8
+  # Small integers: exact products, many ties.
+  queries = rng.integers(-1, 2, (batch, dim)).astype(np.float32)
+  table = rng.integers(-1, 2, (num_items, dim)).astype(np.float32)
+  bias = rng.integers(0, 2, num_items).astype(np.float32)
+  targets = rng.integers(0, num_items, batch).astype(np.int32)
+  seen = rng.integers(-1, num_items, (batch, num_seen)).astype(np.int32)
+  seen[0, :3] = [targets[0], 4, 4]  # The target itself, and a repetition.
+  ranks, log_probabilities = ranking.rank_targets(
+    queries, table, bias, targets, seen, item_block=item_block
+  )
+  scores = queries @ table.T + bias
+  expected = [
+    _brute_force_rank(scores[i], targets[i], set(seen[i]) - {-1})
+    for i in range(batch)
+  ]
+  np.testing.assert_array_equal(ranks, expected)
+  exact = scores.astype(np.float64)
+  exact -= np.log(np.exp(exact).sum(1, keepdims=True))
+  np.testing.assert_allclose(
+    log_probabilities, exact[np.arange(batch), targets], rtol=1e-5
+  )
+
+
+def test_a_constant_model_is_no_better_than_chance():
+  ranks, _ = ranking.rank_targets(
+    jnp.zeros((2, 4)),
+    jnp.ones((101, 4)),
+    jnp.zeros(101),
+    jnp.array([0, 100]),
+    jnp.full((2, 1), -1),
+  )
+  np.testing.assert_array_equal(ranks, [51.0, 51.0])
+
+
+def test_seen_items_are_those_of_the_whole_history():
+  events = np.array([1, 2, 3, 4, 5, 6, 7, 3], np.int32)
+  seen = ranking.seen_items(events, np.array([0, 5]), np.array([4, 7]))
+  # Rows of the item table; padded to a power of two.
+  assert seen.tolist() == [[0, 1, 2, 3], [5, 6, -1, -1]]
+
+
+@pytest.mark.parametrize('item_block', [4, 5, 23, 64])
+@pytest.mark.parametrize('k', [1, 3, 23])
+def test_top_items_equal_a_whole_sort_whatever_the_block(item_block, k):
+  rng = np.random.default_rng(1)
+  batch, num_items, dim = 7, 23, 3
+  # Small integers: exact products, many ties.
+  queries = rng.integers(-1, 2, (batch, dim)).astype(np.float32)
+  table = rng.integers(-1, 2, (num_items, dim)).astype(np.float32)
+  bias = rng.integers(0, 2, num_items).astype(np.float32)
+  # Rows behind the table are those of unknown items.
+  seen = rng.integers(-1, num_items + 2, (batch, 9)).astype(np.int32)
+  rows, scores = ranking.top_items(
+    queries, table, bias, seen, k=k, item_block=item_block
+  )
+  exact = queries @ table.T + bias
+  for user in range(batch):
+    left = [i for i in range(num_items) if i not in seen[user]]
+    # Of equal scores the lower row first; then empty places.
+    best = sorted(left, key=lambda i: (-exact[user, i], i))[:k]
+    empty = k - len(best)
+    assert rows[user].tolist() == best + [-1] * empty
+    expected = [exact[user, i] for i in best] + [-np.inf] * empty
+    assert scores[user].tolist() == expected
+
+
+def test_the_rank_is_the_place_among_the_best():
+  rng = np.random.default_rng(2)
+  queries = rng.normal(size=(9, 5)).astype(np.float32)
+  table = rng.normal(size=(40, 5)).astype(np.float32)
+  bias = rng.normal(size=40).astype(np.float32)
+  targets = rng.integers(0, 40, 9).astype(np.int32)
+  seen = np.where(targets[:, None] == 3, -1, 3)
+  ranks, _ = ranking.rank_targets(
+    queries, table, bias, targets, seen, item_block=16
+  )
+  rows, _ = ranking.top_items(queries, table, bias, seen, k=40, item_block=16)
+  place = (np.asarray(rows) == targets[:, None]).argmax(axis=1) + 1
+  np.testing.assert_array_equal(place, ranks)
