@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from bt4rec.errors import InputError, NonFiniteLossError
 
@@ -40,6 +40,20 @@ def run(main: Callable[[list[str]], None]) -> None:
   logging.set_verbosity(logging.INFO)
   logging.set_stderrthreshold(logging.INFO)
   app.run(guarded, flags_parser=_parse)
+
+
+def define_config(config: ConfigDict, text: str) -> None:
+  """Defines the flags `--config.key=value` for a command without config file.
+
+  Args:
+    config: The fields there are, with their types.
+    text: What they are for.
+  """
+  # The definition itself would fail, with a traceback.
+  problem = _explain_overrides(sys.argv[1:], config)
+  if problem:
+    _fail(problem, _BAD_INPUT)
+  config_flags.DEFINE_config_dict('config', config, text, lock_config=True)
 
 
 def _fail(sentence: str, status: int) -> None:
@@ -101,6 +115,10 @@ def _explain_flag(argv: list[str]) -> str | None:
     config = _load_config(path, argument)
   except Exception as error:  # Whatever a config file may raise.
     return f'{path}: {error}'
+  return _explain_overrides(argv, config)
+
+
+def _explain_overrides(argv: list[str], config: ConfigDict) -> str | None:
   for flag in argv:
     if flag.lstrip('-').startswith('config.'):
       key = flag.lstrip('-').removeprefix('config.').partition('=')[0]

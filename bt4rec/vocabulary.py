@@ -74,12 +74,13 @@ def encode(sequences: Sequence[Sequence], item_ids: np.ndarray) -> Tokens:
     return Tokens(np.zeros(0, np.int32), offsets)
   if len({column.dtype.kind for column in columns}) > 1:
     columns = [column.astype(np.str_) for column in columns]
+  ids = np.concatenate(columns)
   items = tokens_of(
-    np.concatenate(columns),
+    ids,
     item_ids,
     lambda event: f'sequence {np.searchsorted(offsets, event, "right") - 1}',
   )
-  _report_unknown(items, offsets, columns, len(item_ids) + 1)
+  report_unknown(items, offsets, len(item_ids) + 1, lambda event: ids[event])
   return Tokens(items, offsets)
 
 
@@ -107,6 +108,36 @@ def tokens_of(
   row = np.minimum(np.searchsorted(item_ids, ids), len(item_ids) - 1)
   known = item_ids[row] == ids
   return np.where(known, row + 1, len(item_ids) + 1).astype(np.int32)
+
+
+def report_unknown(
+  items: np.ndarray,
+  offsets: np.ndarray,
+  mask_item: int,
+  id_of: Callable[[int], int | str],
+) -> None:
+  """Logs how many items are not in the catalogue, and one of them.
+
+  Args:
+    items: [num_events] int32, tokens.
+    offsets: [num_sequences + 1] int64, where each sequence starts; none is
+      empty.
+    mask_item: The mask token.
+    id_of: Number of an event -> its original id.
+  """
+  unknown = items == mask_item
+  if not unknown.any():
+    return
+  known = np.add.reduceat(~unknown, offsets[:-1])
+  logging.warning(
+    '%d of %d items are not in the catalogue, such as %s; they count as '
+    'masked. %d of %d sequences have no other.',
+    unknown.sum(),
+    len(items),
+    id_of(int(unknown.argmax())),
+    (known == 0).sum(),
+    len(known),
+  )
 
 
 def _as_integers(
@@ -170,28 +201,4 @@ def _as_array(number: int, sequence: Sequence) -> np.ndarray:
   raise InputError(
     f'sequence {number}: the item id {value!r:.40} is a '
     f'{type(value).__name__}; item ids are integers or text; {remedy}.'
-  )
-
-
-def _report_unknown(
-  items: np.ndarray,
-  offsets: np.ndarray,
-  columns: list[np.ndarray],
-  mask_item: int,
-) -> None:
-  unknown = items == mask_item
-  if not unknown.any():
-    return
-  event = int(unknown.argmax())
-  sequence = int(np.searchsorted(offsets, event, 'right')) - 1
-  known = np.add.reduceat(~unknown, offsets[:-1])
-  logging.warning(
-    '%d of %d items are not in the catalogue, such as %r in sequence %d; they '
-    'count as masked. %d of %d sequences have no other.',
-    unknown.sum(),
-    len(items),
-    columns[sequence][event - offsets[sequence]].item(),
-    sequence,
-    (known == 0).sum(),
-    len(known),
   )

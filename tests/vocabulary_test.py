@@ -44,7 +44,7 @@ def test_an_unknown_item_gets_the_mask_token_and_is_reported(caplog):
     tokens = vocabulary.encode([[7, 99], [98]], _INTEGERS)
   assert tokens.items.tolist() == [2, 4, 4]
   assert '2 of 3 items' in caplog.text
-  assert 'such as 99 in sequence 0' in caplog.text
+  assert 'such as 99;' in caplog.text
   assert '1 of 2 sequences have no other' in caplog.text
 
 

@@ -1,0 +1,205 @@
+"""Writes embeddings: `python -m bt4rec.export --workdir=DIR --output=FILE`.
+
+One embedding a user of the workdir's dataset, or of another log, as Parquet
+with the original ids; item embeddings; an artifact for serving.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from bt4rec import (
+  command,
+  datasets,
+  embedding_files,
+  encode,
+  provenance,
+  vocabulary,
+  workdir,
+)
+from bt4rec import serving as serving_lib
+from bt4rec.datasets import SequenceDataset, logs
+from bt4rec.errors import InputError
+
+
+def export(
+  directory: str,
+  *,
+  output: str = '',
+  sequences: str = '',
+  items: str = '',
+  serving: str = '',
+  platforms: Sequence[str] = ('cpu', 'cuda', 'tpu'),
+  overrides: dict | None = None,
+) -> str:
+  """Exports what a workdir has learned.
+
+  Args:
+    directory: Workdir of the encoder, as for `bt4rec.load_encoder`.
+    output: Parquet file for one embedding a user, of the newest events; ''
+      writes none.
+    sequences: CSV or Parquet log of the users to embed, with the columns and
+      units of the config's group `dataset`; '' takes the workdir's dataset.
+    items: Parquet file for the embeddings of the items; '' writes none.
+    serving: Directory for the serving artifact; '' writes none.
+    platforms: Where that shall run; see `serving.PLATFORMS`.
+    overrides: Dotted fields of the config -> values other than the workdir's.
+
+  Returns:
+    What was written.
+
+  Raises:
+    InputError: If the workdir, the data or the paths are not valid.
+  """
+  if not (output or items or serving):
+    raise InputError(
+      'nothing to export; name a file with --output (users) or --items, or a '
+      'directory with --serving.'
+    )
+  if sequences and not output:
+    raise InputError('--sequences is given without --output; name the file.')
+  for path in filter(None, (output, items)):
+    embedding_files.require_writable(path)
+  config = workdir.read_config(directory)
+  config.update_from_flattened_dict(overrides or {})
+  encoder = encode.load_encoder(directory)
+  source = {
+    'workdir': encoder.directory,
+    **{key: encoder.meta[key] for key in encoder.meta if key != 'selection'},
+    **provenance.describe(),
+  }
+  written = []
+  if serving:
+    serving_lib.save(encoder, serving, platforms, source)
+    written.append(f'{serving}: encoder for {", ".join(platforms)}')
+  if output:
+    users = (
+      _read_log(sequences, config)
+      if sequences
+      else datasets.load(config.dataset)
+    )
+    _write_users(output, users, encoder, source)
+    written.append(f'{output}: {users.num_users} users x {encoder.dim}')
+  if items:
+    # The titles come with the dataset, which may be another than the log's.
+    same = output and not sequences
+    dataset = users if same else datasets.load(config.dataset)
+    _write_items(items, dataset, encoder, source)
+    written.append(f'{items}: {len(encoder.item_ids)} items x {encoder.dim}')
+  return '\n'.join(written)
+
+
+def _read_log(path: str, config: ConfigDict) -> SequenceDataset:
+  """Other users' events; filters that would leave out users do not apply."""
+  if not os.path.isfile(path):
+    raise InputError(
+      f'{path} is no file; --sequences must name a CSV or Parquet file.'
+    )
+  fields = config.dataset
+  columns = {**fields.columns.to_dict(), 'category': '', 'title': ''}
+  return logs.read_logs(
+    path,
+    columns=columns,
+    timestamp_unit=fields.timestamp_unit,
+    min_rating=fields.min_rating,
+    encoding=fields.encoding,
+    delimiter=fields.delimiter,
+    bad_rows=fields.bad_rows,
+    duplicates=fields.duplicates,
+  )
+
+
+def _write_users(
+  path: str, users: SequenceDataset, encoder: encode.Encoder, source: dict
+) -> None:
+  # The data may have items by now that the encoder has not learned.
+  ids = users.catalogue.item_ids
+  token_of = np.concatenate(
+    [[0], vocabulary.tokens_of(ids, encoder.item_ids, lambda _: users.name)]
+  ).astype(np.int32)
+  events = token_of[users.items]
+  vocabulary.report_unknown(
+    events,
+    users.offsets,
+    len(encoder.item_ids) + 1,
+    lambda event: ids[users.items[event] - 1],
+  )
+  length = np.minimum(users.lengths, encoder.max_length).astype(np.int32)
+  start = users.offsets[1:] - length
+
+  def embed(rows: slice) -> np.ndarray:
+    return encoder.embed_windows(events, start[rows], length[rows])
+
+  logging.info('embedding %d users', users.num_users)
+  embedding_files.write(
+    path, {'user_id': users.user_ids}, embed, encoder.dim, source
+  )
+
+
+def _write_items(
+  path: str, dataset: SequenceDataset, encoder: encode.Encoder, source: dict
+) -> None:
+  columns = {'item_id': encoder.item_ids}
+  catalogue = dataset.catalogue
+  if (catalogue.titles != '').any():
+    rows = vocabulary.tokens_of(
+      encoder.item_ids, catalogue.item_ids, lambda _: dataset.name
+    )
+    # An item that is gone from the data has no title.
+    columns['title'] = np.append(catalogue.titles, '')[rows - 1]
+  table = np.asarray(encoder.item_table)
+  embedding_files.write(
+    path, columns, lambda rows: table[rows], encoder.dim, source
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Runs the command of the flags."""
+  if len(argv) > 1:
+    raise InputError(f'unexpected argument {argv[1]!r}; flags start with --.')
+  values = flags.FLAGS
+  if not values.workdir:
+    raise InputError('--workdir is missing; name the workdir of a training.')
+  paths = {
+    name: os.path.expanduser(values[name].value or '')
+    for name in ('output', 'sequences', 'items', 'serving')
+  }
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  print(
+    export(
+      os.path.expanduser(values.workdir),
+      platforms=values.platforms,
+      overrides=overrides,
+      **paths,
+    )
+  )
+
+
+if __name__ == '__main__':
+  # Here, so that importing the module defines no flags.
+  from configs import base
+
+  command.define_config(
+    ConfigDict({'dataset': base.get_config().dataset}),
+    'Fields of the group `dataset` that are other than in the workdir: where '
+    'the files are now, or the columns of --sequences.',
+  )
+  flags.DEFINE_string('workdir', None, 'Workdir of the encoder.')
+  flags.DEFINE_string('output', None, 'Parquet file with one embedding a user.')
+  flags.DEFINE_string(
+    'sequences',
+    None,
+    'CSV or Parquet log of the users to embed; default: those of the '
+    "workdir's dataset.",
+  )
+  flags.DEFINE_string('items', None, 'Parquet file with the item embeddings.')
+  flags.DEFINE_string(
+    'serving', None, 'Directory for a StableHLO program with its vocabulary.'
+  )
+  flags.DEFINE_list(
+    'platforms', ['cpu', 'cuda', 'tpu'], 'Where --serving shall run.'
+  )
+  command.run(main)
