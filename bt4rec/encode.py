@@ -108,6 +108,11 @@ class Encoder:
       h[rows[:real]] = _embed_block(self.module, self.params, items)[:real]
     return h
 
+  def embed_tokens(self, tokens: vocabulary.Tokens) -> np.ndarray:
+    """Embeds the newest events of each sequence: [num_sequences, dim]."""
+    windows = tokens.windows(self.max_length)
+    return self.embed_windows(tokens.items, **windows)
+
   def embed(self, sequences: Sequence[Sequence]) -> np.ndarray:
     """Embeds sequences of original item ids, oldest first.
 
@@ -124,7 +129,7 @@ class Encoder:
     Raises:
       InputError: If a sequence is empty, or an id missing or of another type.
     """
-    return self._embed_newest(vocabulary.encode(sequences, self.item_ids))
+    return self.embed_tokens(vocabulary.encode(sequences, self.item_ids))
 
   def recommend(
     self,
@@ -196,10 +201,6 @@ class Encoder:
       digest.update('/'.join(path).encode())
       digest.update(np.asarray(array).tobytes())
     return digest.hexdigest()[:16]
-
-  def _embed_newest(self, tokens: vocabulary.Tokens) -> np.ndarray:
-    windows = tokens.windows(self.max_length)
-    return self.embed_windows(tokens.items, **windows)
 
 
 def load_encoder(directory: str) -> Encoder:

@@ -117,26 +117,40 @@ def _write_users(
 ) -> None:
   # The data may have items by now that the encoder has not learned.
   ids = users.catalogue.item_ids
-  token_of = np.concatenate(
-    [[0], vocabulary.tokens_of(ids, encoder.item_ids, lambda _: users.name)]
-  ).astype(np.int32)
-  events = token_of[users.items]
-  vocabulary.report_unknown(
-    events,
-    users.offsets,
-    len(encoder.item_ids) + 1,
-    lambda event: ids[users.items[event] - 1],
-  )
-  length = np.minimum(users.lengths, encoder.max_length).astype(np.int32)
-  start = users.offsets[1:] - length
+  known = vocabulary.tokens_of(ids, encoder.item_ids, lambda _: users.name)
+  token_of = np.concatenate([[0], known]).astype(np.int32)
+  mask_item = len(encoder.item_ids) + 1
+  unknown = ids[known == mask_item]
+  if len(unknown):
+    logging.warning(
+      '%d of the %d items are not in the catalogue of the encoder, such as '
+      '%s; they count as masked.',
+      len(unknown),
+      len(ids),
+      unknown[0],
+    )
+  without_known = 0
 
   def embed(rows: slice) -> np.ndarray:
-    return encoder.embed_windows(events, start[rows], length[rows])
+    # The events may be a memory map: no more of them than these users'.
+    nonlocal without_known
+    offsets = users.offsets[rows.start : rows.stop + 1]
+    events = token_of[users.items[offsets[0] : offsets[-1]]]
+    offsets = offsets - offsets[0]
+    is_known = np.add.reduceat(events != mask_item, offsets[:-1]) > 0
+    without_known += int((~is_known).sum())
+    return encoder.embed_tokens(vocabulary.Tokens(events, offsets))
 
-  logging.info('embedding %d users', users.num_users)
   embedding_files.write(
     path, {'user_id': users.user_ids}, embed, encoder.dim, source
   )
+  if without_known:
+    logging.warning(
+      '%d of the %d users have no item that the encoder knows; their '
+      'embeddings say nothing of them.',
+      without_known,
+      users.num_users,
+    )
 
 
 def _write_items(

@@ -80,7 +80,7 @@ def encode(sequences: Sequence[Sequence], item_ids: np.ndarray) -> Tokens:
     item_ids,
     lambda event: f'sequence {np.searchsorted(offsets, event, "right") - 1}',
   )
-  report_unknown(items, offsets, len(item_ids) + 1, lambda event: ids[event])
+  _report_unknown(ids, items, offsets, len(item_ids) + 1)
   return Tokens(items, offsets)
 
 
@@ -110,21 +110,9 @@ def tokens_of(
   return np.where(known, row + 1, len(item_ids) + 1).astype(np.int32)
 
 
-def report_unknown(
-  items: np.ndarray,
-  offsets: np.ndarray,
-  mask_item: int,
-  id_of: Callable[[int], int | str],
+def _report_unknown(
+  ids: np.ndarray, items: np.ndarray, offsets: np.ndarray, mask_item: int
 ) -> None:
-  """Logs how many items are not in the catalogue, and one of them.
-
-  Args:
-    items: [num_events] int32, tokens.
-    offsets: [num_sequences + 1] int64, where each sequence starts; none is
-      empty.
-    mask_item: The mask token.
-    id_of: Number of an event -> its original id.
-  """
   unknown = items == mask_item
   if not unknown.any():
     return
@@ -134,7 +122,7 @@ def report_unknown(
     'masked. %d of %d sequences have no other.',
     unknown.sum(),
     len(items),
-    id_of(int(unknown.argmax())),
+    ids[unknown.argmax()],
     (known == 0).sum(),
     len(known),
   )

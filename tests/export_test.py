@@ -88,6 +88,7 @@ class TestUsers:
     log.write_text(
       'who,item,timestamp\n'
       f'zoe,{a},30\nada,{b},2\nzoe,{c},10\nada,123456,1\nzoe,{b},20\n'
+      'new,123456,5\n'
     )
     path = str(tmp_path / 'users.parquet')
     export_lib.export(
@@ -96,13 +97,13 @@ class TestUsers:
       sequences=str(log),
       overrides={'dataset.columns.user': 'who'},
     )
-    assert '1 of 5 items are not in the catalogue, such as 123456' in (
-      caplog.text
-    )
+    assert '1 of the 4 items are not in the catalogue' in caplog.text
+    assert 'such as 123456' in caplog.text
+    assert '1 of the 3 users have no item' in caplog.text
     table = pq.read_table(path)
-    assert table['user_id'].to_pylist() == ['ada', 'zoe']
+    assert table['user_id'].to_pylist() == ['ada', 'new', 'zoe']
     encoder = bt4rec.load_encoder(directory)
-    expected = encoder.embed([[123456, b], [c, b, a]])
+    expected = encoder.embed([[123456, b], [123456], [c, b, a]])
     np.testing.assert_allclose(_vectors(table), expected, rtol=1e-5, atol=1e-6)
 
 
