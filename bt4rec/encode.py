@@ -221,6 +221,11 @@ def load_encoder(directory: str) -> Encoder:
   """
   directory = os.path.abspath(directory)
   config = workdir.read_config(directory)
+  if config.task == 'study':
+    raise InputError(
+      f'{directory} is the workdir of a study; name that of one of its '
+      f'pre-trainings, such as {directory}/pretrain/barlow_twins-0.'
+    )
   model = checkpoint.restore_model(directory)
   if 'encoder' not in model.params:
     encoder = _encoder_of_probe(directory, model.meta)

@@ -61,6 +61,11 @@ def export(
     )
   if sequences and not output:
     raise InputError('--sequences is given without --output; name the file.')
+  if sequences and items:
+    raise InputError(
+      '--items are those of the workdir, --sequences a log of others; write '
+      'them with one command each.'
+    )
   for path in filter(None, (output, items)):
     embedding_files.require_writable(path)
   config = workdir.read_config(directory)
@@ -75,25 +80,25 @@ def export(
   if serving:
     serving_lib.save(encoder, serving, platforms, source)
     written.append(f'{serving}: encoder for {", ".join(platforms)}')
+  if output or items:
+    dataset = _load(config, sequences)
   if output:
-    users = (
-      _read_log(sequences, config)
-      if sequences
-      else datasets.load(config.dataset)
-    )
-    _write_users(output, users, encoder, source)
-    written.append(f'{output}: {users.num_users} users x {encoder.dim}')
+    _write_users(output, dataset, encoder, source)
+    written.append(f'{output}: {dataset.num_users} users x {encoder.dim}')
   if items:
-    # The titles come with the dataset, which may be another than the log's.
-    same = output and not sequences
-    dataset = users if same else datasets.load(config.dataset)
+    # For the titles; the items are those of the encoder.
     _write_items(items, dataset, encoder, source)
     written.append(f'{items}: {len(encoder.item_ids)} items x {encoder.dim}')
   return '\n'.join(written)
 
 
-def _read_log(path: str, config: ConfigDict) -> SequenceDataset:
-  """Other users' events; filters that would leave out users do not apply."""
+def _load(config: ConfigDict, path: str) -> SequenceDataset:
+  """The dataset of the config, or the log at `path`.
+
+  Filters that would leave out users of a log do not apply.
+  """
+  if not path:
+    return datasets.load(config.dataset)
   if not os.path.isfile(path):
     raise InputError(
       f'{path} is no file; --sequences must name a CSV or Parquet file.'

@@ -238,6 +238,11 @@ class TestLoad:
         init_from=str(runs[0] / 'probe'),
       )
 
+  def test_a_study_has_many(self, tmp_path):
+    workdir.check_config(tiny.config(task='study'), str(tmp_path))
+    with pytest.raises(InputError, match='pretrain/barlow_twins-0'):
+      bt4rec.load_encoder(str(tmp_path))
+
   def test_refuses_a_folder_without_a_run(self, tmp_path):
     with pytest.raises(InputError, match='in which a job has run'):
       bt4rec.load_encoder(str(tmp_path / 'nothing'))

@@ -155,6 +155,10 @@ class TestBadInput:
     [
       ({}, 'nothing to export'),
       ({'sequences': 'a.csv', 'items': 'i.parquet'}, 'without --output'),
+      (
+        {'sequences': 'a.csv', 'output': 'u.parquet', 'items': 'i.parquet'},
+        'one command each',
+      ),
       ({'output': '.'}, 'cannot write the file'),
       ({'output': '/dev/null/a.parquet'}, 'cannot make the folder'),
       ({'sequences': 'a.csv', 'output': 'u.parquet'}, 'a.csv is no file'),
