@@ -1,19 +1,17 @@
 """Original item ids and the tokens of an encoder."""
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from absl import logging
 
-from bt4rec.datasets import Catalogue
+from bt4rec.datasets import Catalogue, events
 from bt4rec.errors import InputError
 
 _FILE = 'item_ids.npy'
-# As the reader of logs decides whether ids are integers: '007' is text.
-_INTEGER = re.compile(r'0|-?[1-9][0-9]{0,17}')
 
 
 class Tokens(NamedTuple):
@@ -132,14 +130,19 @@ def _as_integers(
   ids: np.ndarray, item_ids: np.ndarray, place: Callable[[int], str]
 ) -> np.ndarray:
   distinct, inverse = np.unique(ids, return_inverse=True)
-  for number, text in enumerate(distinct.tolist()):
-    if not _INTEGER.fullmatch(text):
-      event = int(np.argmax(inverse == number))
-      raise InputError(
-        f'{place(event)}: the item id {text[:40]!r} is no integer, but the '
-        f"catalogue's ids are, such as {item_ids[0]}; give the ids of the "
-        f'data that the encoder was trained on.'
-      )
+  # By the rule of the logs' reader: '007' is text.
+  if not events.are_integers(pa.array(distinct)):
+    number, text = next(
+      (number, text)
+      for number, text in enumerate(distinct.tolist())
+      if not events.are_integers(pa.array([text]))
+    )
+    event = int(np.argmax(inverse == number))
+    raise InputError(
+      f'{place(event)}: the item id {text[:40]!r} is no integer, but the '
+      f"catalogue's ids are, such as {item_ids[0]}; give the ids of the data "
+      f'that the encoder was trained on.'
+    )
   return distinct.astype(np.int64)[inverse]
 
 
