@@ -221,7 +221,8 @@ def load_encoder(directory: str) -> Encoder:
   """
   directory = os.path.abspath(directory)
   config = workdir.read_config(directory)
-  if config.task == 'study':
+  # Its pre-trainings have its task, but not the description of the grid.
+  if 'study' in config:
     raise InputError(
       f'{directory} is the workdir of a study; name that of one of its '
       f'pre-trainings, such as {directory}/pretrain/barlow_twins-0.'

@@ -1,16 +1,21 @@
 """Tests of bt4rec.encode: a trained encoder used on original ids."""
 
 import os
+import shlex
 import shutil
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 import bt4rec
-from bt4rec import downstream, pretrain, tasks, workdir
+from bt4rec import downstream, pretrain, study, tasks, workdir
 from bt4rec.datasets import sequences
 from bt4rec.errors import InputError
+from configs import study as study_config
 from tests import tiny
 
 
@@ -177,6 +182,25 @@ class TestRecommend:
       '--config.init_from=runs/a --workdir=runs/a-next_item'
     )
 
+  def test_the_command_can_be_pasted(self, monkeypatch):
+    config = tiny.config()
+    config.dataset.update({'name': 'logs', 'path': 'my "events".csv'})
+    config.dataset.update({'k_core': 5, 'min_rating': 3.5, 'delimiter': '\t'})
+    config.dataset.columns.update({'user': "o'clock", 'timestamp': ''})
+    program, *words = shlex.split(
+      workdir.downstream_command(config, 'my runs/a', 'next_item')
+    )
+    assert program == 'launch/run.sh'
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values)
+    flags.DEFINE_string('workdir', None, '', flag_values=values)
+    monkeypatch.setattr(sys, 'argv', ['main', *words])
+    values(['main', *words])
+    assert values.config.dataset.to_dict() == config.dataset.to_dict()
+    assert values.config.task == 'next_item'
+    assert values.config.init_from == 'my runs/a'
+    assert values.workdir == 'my runs/a-next_item'
+
   @pytest.mark.parametrize('k', [0, 31])
   def test_k_must_lie_within_the_catalogue(self, k, runs):
     encoder = bt4rec.load_encoder(str(runs[0] / 'probe'))
@@ -238,10 +262,30 @@ class TestLoad:
         init_from=str(runs[0] / 'probe'),
       )
 
-  def test_a_study_has_many(self, tmp_path):
-    workdir.check_config(tiny.config(task='study'), str(tmp_path))
+  def test_direct_takes_no_run_on_labels(self, runs, dataset, tmp_path):
+    with pytest.raises(InputError, match='is a run of task=next_item'):
+      _downstream(
+        str(tmp_path),
+        dataset,
+        task='next_item',
+        protocol='direct',
+        init_from=str(runs[0] / 'finetune'),
+      )
+
+  def test_a_study_has_many(self, runs, tmp_path):
+    config = study_config.get_config('synthetic')
+    workdir.check_config(config, str(tmp_path))
     with pytest.raises(InputError, match='pretrain/barlow_twins-0'):
       bt4rec.load_encoder(str(tmp_path))
+    # One of them is loaded, whatever its config takes over from the study's.
+    directory = tmp_path / 'pretrain' / 'barlow_twins-0'
+    shutil.copytree(runs[0] / 'pretrained', directory)
+    config = tiny.config(task='study', study=config.study)
+    cell = next(c for c in study.cells(config) if c.kind == 'pretrain')
+    config = study.cell_config(config, cell, str(tmp_path))
+    os.remove(directory / 'config.json')
+    workdir.check_config(config, str(directory))
+    assert bt4rec.load_encoder(str(directory)).embed([[100]]).shape == (1, 12)
 
   def test_refuses_a_folder_without_a_run(self, tmp_path):
     with pytest.raises(InputError, match='in which a job has run'):

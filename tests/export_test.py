@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tiny
 
 import bt4rec
 from bt4rec import datasets, embedding_files, pretrain, provenance, workdir
 from bt4rec import export as export_lib
 from bt4rec.errors import InputError
+from tests import tiny
 
 _ROOT = pathlib.Path(__file__).parents[1]
 

@@ -8,11 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 from jax import export
 
 from bt4rec import encode, serving
 from bt4rec.errors import InputError
+from tests import tiny
 
 # What a server does that has JAX and NumPy and follows the manifest.
 _SERVER = """
