@@ -6,6 +6,9 @@ from ml_collections import ConfigDict
 
 from bt4rec.errors import InputError, choose
 
+# Word in the path of the parameter.
+_ITEM_TABLE = 'item_table'
+
 
 def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
   """Linear warm-up from 0, then what `schedule` says.
@@ -59,22 +62,45 @@ def decay_mask(params, exclude: tuple[str, ...]):
   return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def _item_table_mask(params):
+  """Marks the item table, in the same tree with booleans."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: _ITEM_TABLE in jax.tree_util.keystr(path), params
+  )
+
+
 def make_optimizer(
   config: ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
   """AdamW with clipping by global norm.
 
+  The update of the item table, its weight decay included, is scaled by
+  `item_table_rate`, which is a learning rate of its own under the same
+  schedule.
+
   Args:
     config: The group `optimizer` of the config.
     schedule: Step -> learning rate.
+
+  Raises:
+    InputError: If the rate of the item table is negative.
   """
-  adamw = optax.adamw(
-    schedule,
-    b1=config.b1,
-    b2=config.b2,
-    weight_decay=config.weight_decay,
-    mask=lambda params: decay_mask(params, tuple(config.decay_exclude)),
-  )
-  if not config.clip_norm:
-    return adamw
-  return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+  if config.item_table_rate < 0:
+    raise InputError(
+      f'optimizer.item_table_rate={config.item_table_rate} must be at least 0.'
+    )
+  steps = [
+    optax.adamw(
+      schedule,
+      b1=config.b1,
+      b2=config.b2,
+      weight_decay=config.weight_decay,
+      mask=lambda params: decay_mask(params, tuple(config.decay_exclude)),
+    )
+  ]
+  if config.clip_norm:
+    steps.insert(0, optax.clip_by_global_norm(config.clip_norm))
+  if config.item_table_rate != 1:
+    scale = optax.scale(config.item_table_rate)
+    steps.append(optax.masked(scale, _item_table_mask))
+  return steps[0] if len(steps) == 1 else optax.chain(*steps)

@@ -195,6 +195,8 @@ def get_config() -> ConfigDict:
   # Peak of the schedule.
   config.optimizer.learning_rate = 3e-3
   config.optimizer.warmup_steps = 100
+  # Learning rate of the item table, in multiples of the one of the rest.
+  config.optimizer.item_table_rate = 1.0
   config.optimizer.weight_decay = 1e-4
   # Parameters whose path holds one of these words are not decayed.
   config.optimizer.decay_exclude = ('norm', 'bias', 'embedding', 'temperature')

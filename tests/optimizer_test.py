@@ -137,3 +137,55 @@ class TestMakeOptimizer:
         expected[i] = expected[i] - float(schedule(step)) * update
     for leaf, value in zip(flat(params), expected, strict=True):
       np.testing.assert_allclose(leaf, value, rtol=1e-5, atol=1e-6)
+
+  def test_the_item_table_has_a_rate_of_its_own(self):
+    # From the same state every parameter moves as without it, the item table
+    # that many times as far, its decay included where it is decayed.
+    config = _config(weight_decay=0.1, decay_exclude=('norm',))
+    params = {
+      'encoder': {
+        'item_table': {'embedding': jnp.array([[1.0, -2.0]])},
+        'up': {'kernel': jnp.array([[3.0, 0.5]])},
+      },
+      'objective': {'item_projector': {'kernel': jnp.array([[0.7]])}},
+    }
+    grads = jax.tree.map(lambda x: x**2 - 0.3, params)
+    schedule = optimizer.make_schedule(config, total_steps=9)
+    moved = []
+    for rate in (1.0, 4.0, 0.0):
+      config.item_table_rate = rate
+      tx = optimizer.make_optimizer(config, schedule)
+      state = tx.init(params)
+      # The rate of the schedule is 0 at first.
+      for _ in range(3):
+        updates, state = tx.update(grads, state, params)
+      moved.append(updates)
+    for rate, updates in zip((4.0, 0.0), moved[1:], strict=True):
+      expected = moved[0] | {
+        'encoder': {
+          'item_table': {
+            'embedding': rate * moved[0]['encoder']['item_table']['embedding']
+          },
+          'up': moved[0]['encoder']['up'],
+        }
+      }
+      jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        updates,
+        expected,
+      )
+    assert np.abs(moved[0]['encoder']['item_table']['embedding']).min() > 0.1
+
+  def test_refuses_a_negative_rate_of_the_item_table(self):
+    with pytest.raises(InputError, match=r'item_table_rate=-1\.0 must be'):
+      optimizer.make_optimizer(_config(item_table_rate=-1.0), lambda step: step)
+
+  def test_the_item_table_of_a_model_is_found(self):
+    params = pretrain.make_job(tiny.config(), tiny.dataset()).state.params
+    mask = optimizer._item_table_mask(params)
+    found = [
+      jax.tree_util.keystr(path)
+      for path, chosen in jax.tree_util.tree_leaves_with_path(mask)
+      if chosen
+    ]
+    assert found == ["['encoder']['item_table']['embedding']"]
