@@ -1,19 +1,31 @@
 """Augmentations of a sequence: pure functions, run on the device.
 
-Each takes `(rng, items, ratio, mask_item)` with `items` [length] int32, the
-real tokens first and 0 after them, and returns a row of the same form. Ratio 0
-is the identity, no item is invented, and padding stays padding.
+Each takes `(rng, items, ratio, vocabulary)` with `items` [length] int32, the
+real tokens first and 0 after them, and returns a row of the same form, never
+with more tokens. Ratio 0 is the identity, padding stays padding, and no item
+is invented except by `substitute` and `insert`.
 """
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bt4rec.errors import InputError, choose
+
+class Vocabulary(NamedTuple):
+  """What may stand in a view besides the row's own items.
+
+  Attributes:
+    mask_item: The mask token.
+    correlated: [vocabulary_size, count] int32, for each item those it occurs
+      with, 0 where there are fewer; None without `substitute` and `insert`.
+  """
+
+  mask_item: int
+  correlated: jax.Array | None = None
 
 
-def _share(rng: jax.Array, ratio: float, length: jax.Array) -> jax.Array:
+def share(rng: jax.Array, ratio: float, length: jax.Array) -> jax.Array:
   """Number of tokens, `ratio * length` in expectation.
 
   It is rounded up or down at random, so that short rows meet the ratio too.
@@ -23,40 +35,46 @@ def _share(rng: jax.Array, ratio: float, length: jax.Array) -> jax.Array:
   return jnp.minimum(share.astype(jnp.int32), length)
 
 
+def compact(items: jax.Array, keep: jax.Array) -> jax.Array:
+  """The kept tokens in their order, 0 after them."""
+  order = jnp.argsort(~keep, stable=True)
+  return jnp.where(keep[order], items[order], 0)
+
+
 def _segment(rng: jax.Array, size: jax.Array, length: jax.Array) -> jax.Array:
   """Start of a uniformly placed segment of `size` of `length` tokens."""
   return jax.random.randint(rng, (), 0, length - size + 1)
 
 
 def mask(
-  rng: jax.Array, items: jax.Array, ratio: float, mask_item: int
+  rng: jax.Array, items: jax.Array, ratio: float, vocabulary: Vocabulary
 ) -> jax.Array:
   """Replaces each token by the mask token with probability `ratio`."""
   chosen = jax.random.uniform(rng, items.shape) < ratio
-  return jnp.where(chosen & (items > 0), mask_item, items)
+  return jnp.where(chosen & (items > 0), vocabulary.mask_item, items)
 
 
 def segment_mask(
-  rng: jax.Array, items: jax.Array, ratio: float, mask_item: int
+  rng: jax.Array, items: jax.Array, ratio: float, vocabulary: Vocabulary
 ) -> jax.Array:
   """Masks one contiguous span of a share `ratio` of the tokens."""
   rng_size, rng_start = jax.random.split(rng)
   length = jnp.sum(items > 0)
-  size = _share(rng_size, ratio, length)
+  size = share(rng_size, ratio, length)
   start = _segment(rng_start, size, length)
   position = jnp.arange(items.shape[0])
   chosen = (position >= start) & (position < start + size)
-  return jnp.where(chosen, mask_item, items)
+  return jnp.where(chosen, vocabulary.mask_item, items)
 
 
 def permute(
-  rng: jax.Array, items: jax.Array, ratio: float, mask_item: int
+  rng: jax.Array, items: jax.Array, ratio: float, vocabulary: Vocabulary
 ) -> jax.Array:
   """Shuffles one contiguous span of a share `ratio` of the tokens."""
-  del mask_item
+  del vocabulary
   rng_size, rng_start, rng_order = jax.random.split(rng, 3)
   length = jnp.sum(items > 0)
-  size = _share(rng_size, ratio, length)
+  size = share(rng_size, ratio, length)
   start = _segment(rng_start, size, length)
   position = jnp.arange(items.shape[0])
   chosen = (position >= start) & (position < start + size)
@@ -77,18 +95,18 @@ def _keep_slice(
 
 
 def crop(
-  rng: jax.Array, items: jax.Array, ratio: float, mask_item: int
+  rng: jax.Array, items: jax.Array, ratio: float, vocabulary: Vocabulary
 ) -> jax.Array:
   """Keeps one contiguous span, removing a share `ratio` of the tokens."""
-  del mask_item
+  del vocabulary
   rng_size, rng_start = jax.random.split(rng)
   length = jnp.sum(items > 0)
-  size = length - _share(rng_size, ratio, length)
+  size = length - share(rng_size, ratio, length)
   return _keep_slice(rng_start, items, size, length)
 
 
 def random_slice(
-  rng: jax.Array, items: jax.Array, ratio: float, mask_item: int
+  rng: jax.Array, items: jax.Array, ratio: float, vocabulary: Vocabulary
 ) -> jax.Array:
   """Keeps a contiguous slice of random length.
 
@@ -96,7 +114,7 @@ def random_slice(
   the two random slices of CoLES, Babaev et al. (2022),
   https://arxiv.org/abs/2002.08232.
   """
-  del mask_item
+  del vocabulary
   rng_size, rng_start = jax.random.split(rng)
   length = jnp.sum(items > 0)
   most = jnp.round(ratio * length).astype(jnp.int32)
@@ -104,107 +122,67 @@ def random_slice(
   return _keep_slice(rng_start, items, size, length)
 
 
+def _choose(rng: jax.Array, items: jax.Array, ratio: float) -> jax.Array:
+  """[length] bool, a share `ratio` of the tokens, any ones."""
+  rng_size, rng_rank = jax.random.split(rng)
+  size = share(rng_size, ratio, jnp.sum(items > 0))
+  score = jnp.where(items > 0, jax.random.uniform(rng_rank, items.shape), 2.0)
+  # A random order of the tokens, then the padding.
+  return jnp.argsort(score) < size
+
+
+def _correlated(
+  rng: jax.Array, items: jax.Array, vocabulary: Vocabulary
+) -> jax.Array:
+  """[length] int32, any of the items correlated with each; 0 is none."""
+  if vocabulary.correlated is None:
+    raise ValueError('`substitute` and `insert` need the correlated items.')
+  choices = vocabulary.correlated[items]  # [length, count]
+  pick = jax.random.uniform(rng, items.shape) * (choices > 0).sum(-1)
+  pick = pick.astype(jnp.int32)[:, None]
+  return jnp.take_along_axis(choices, pick, axis=1, mode='clip')[:, 0]
+
+
+def substitute(
+  rng: jax.Array, items: jax.Array, ratio: float, vocabulary: Vocabulary
+) -> jax.Array:
+  """Replaces a share `ratio` of the items by correlated ones.
+
+  As in CoSeRec, Liu et al. (2021), https://arxiv.org/abs/2108.06479, which
+  takes the most correlated item; here it is any of the table's.
+  """
+  rng_chosen, rng_item = jax.random.split(rng)
+  other = _correlated(rng_item, items, vocabulary)
+  chosen = _choose(rng_chosen, items, ratio) & (other > 0)
+  return jnp.where(chosen, other, items)
+
+
+def insert(
+  rng: jax.Array, items: jax.Array, ratio: float, vocabulary: Vocabulary
+) -> jax.Array:
+  """Puts a correlated item before each of a share `ratio` of the items.
+
+  As in CoSeRec, Liu et al. (2021), https://arxiv.org/abs/2108.06479. A view has
+  only the room of its row, so as many of the oldest items are dropped.
+  """
+  rng_chosen, rng_item = jax.random.split(rng)
+  other = _correlated(rng_item, items, vocabulary)
+  other = jnp.where(_choose(rng_chosen, items, ratio), other, 0)
+  row = jnp.stack([other, items], axis=1).reshape(-1)
+  is_real = row > 0
+  # Counted from the newest, as many as there were.
+  age = jnp.cumsum(is_real[::-1])[::-1]
+  keep = is_real & (age <= jnp.sum(items > 0))
+  return compact(row, keep)[: len(items)]
+
+
 # Name in the config -> augmentation.
-_AUGMENTATIONS = {
+AUGMENTATIONS = {
   'mask': mask,
   'segment_mask': segment_mask,
   'permute': permute,
   'crop': crop,
   'slice': random_slice,
+  'substitute': substitute,
+  'insert': insert,
 }
-
-# (name, ratio) of each augmentation, in the order of application.
-Recipe = Sequence[tuple[str, float]]
-
-
-def make_recipe(order: Sequence[str], ratios: dict[str, float]) -> Recipe:
-  """Returns the recipe, checked.
-
-  Args:
-    order: Names of the augmentations, in the order of application.
-    ratios: Name -> ratio in [0, 1].
-
-  Raises:
-    InputError: If a name is unknown or a ratio outside of [0, 1].
-  """
-  for name in order:
-    choose('augmentation', name, _AUGMENTATIONS)
-    if not 0 <= ratios[name] <= 1:
-      raise InputError(
-        f'augment.ratios.{name}={ratios[name]} must be between 0 and 1.'
-      )
-  return tuple((name, float(ratios[name])) for name in order)
-
-
-def augment(
-  rng: jax.Array, items: jax.Array, recipe: Recipe, mask_item: int
-) -> jax.Array:
-  """Applies a recipe to one row.
-
-  A step that would leave no real item is not taken, so a view always shows at
-  least one.
-
-  Args:
-    rng: Key.
-    items: [length] int32.
-    recipe: (name, ratio) in the order of application.
-    mask_item: The mask token.
-
-  Returns:
-    [length] int32.
-  """
-  for number, (name, ratio) in enumerate(recipe):
-    if not ratio:
-      continue
-    changed = _AUGMENTATIONS[name](
-      jax.random.fold_in(rng, number), items, ratio, mask_item
-    )
-    has_item = jnp.any((changed > 0) & (changed != mask_item))
-    items = jnp.where(has_item, changed, items)
-  return items
-
-
-def augment_by_one(
-  rng: jax.Array, items: jax.Array, recipe: Recipe, mask_item: int
-) -> jax.Array:
-  """As `augment`, with one step of the recipe, each equally likely.
-
-  The way of CL4SRec, Xie et al. (2022), https://arxiv.org/abs/2010.14395.
-  """
-  rng_which, rng_step = jax.random.split(rng)
-  which = jax.random.randint(rng_which, (), 0, len(recipe))
-  views = [augment(rng_step, items, (step,), mask_item) for step in recipe]
-  return jnp.stack(views)[which]
-
-
-def two_views(
-  rng: jax.Array,
-  items: jax.Array,
-  index: jax.Array,
-  recipe: Recipe,
-  mask_item: int,
-  draw_one: bool = False,
-) -> jax.Array:
-  """Makes two independent views of each row.
-
-  The keys depend on the row's number in the global batch, not on where the
-  row lies, so the views do not depend on the number of devices.
-
-  Args:
-    rng: Key of the step.
-    items: [batch, length] int32.
-    index: [batch] int32, number of each row in the global batch.
-    recipe: (name, ratio) in the order of application.
-    mask_item: The mask token.
-    draw_one: Whether each view is made by one step of the recipe, not by all.
-
-  Returns:
-    [batch, 2, length] int32.
-  """
-  make_view = augment_by_one if draw_one else augment
-
-  def views_of_row(number, row):
-    keys = jax.random.split(jax.random.fold_in(rng, number))
-    return jax.vmap(lambda key: make_view(key, row, recipe, mask_item))(keys)
-
-  return jax.vmap(views_of_row)(index, items)

@@ -78,12 +78,38 @@ def _generator(seed: int, purpose: str, counter: int) -> np.random.Generator:
   )
 
 
-def trainable_users(visible: np.ndarray, batch_size: int) -> np.ndarray:
-  """The users with two visible events at least.
+# Least number of visible events of a user by the number of windows: each
+# window needs a context and what follows.
+_LEAST_VISIBLE = {1: 2, 2: 4}
+
+
+def window_lengths(
+  visible: np.ndarray, max_length: int, windows_per_user: int = 1
+) -> np.ndarray:
+  """[num_users] int32, the length of each user's windows.
+
+  Args:
+    visible: [num_users] int, events that may be seen.
+    max_length: Events of a window at most.
+    windows_per_user: Windows that a user's events are shared among.
+  """
+  return np.minimum(visible // windows_per_user, max_length).astype(np.int32)
+
+
+def has_windows(visible: np.ndarray, windows_per_user: int = 1) -> np.ndarray:
+  """[num_users] bool, who has events enough."""
+  return visible >= _LEAST_VISIBLE[windows_per_user]
+
+
+def trainable_users(
+  visible: np.ndarray, batch_size: int, windows_per_user: int = 1
+) -> np.ndarray:
+  """The users with two visible events at least, or four for two windows.
 
   Args:
     visible: [num_users] int, how many first events of each user may be seen.
     batch_size: Global batch size.
+    windows_per_user: 1 or 2.
 
   Returns:
     [num_trainable] int64.
@@ -91,11 +117,12 @@ def trainable_users(visible: np.ndarray, batch_size: int) -> np.ndarray:
   Raises:
     InputError: If they do not fill a batch.
   """
-  users = np.flatnonzero(visible >= 2)
+  users = np.flatnonzero(has_windows(visible, windows_per_user))
   if len(users) == 0:
+    least = 'two' if windows_per_user == 1 else 'four'
     raise InputError(
-      'no user has two events that pre-training may see; use more data, or '
-      'another pretrain_scope.'
+      f'no user has {least} events that pre-training may see; use more data, '
+      f'or another pretrain_scope.'
     )
   if len(users) < batch_size:
     # A user twice in a batch would be its own negative, and correlate.
@@ -108,7 +135,11 @@ def trainable_users(visible: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 class PretrainPlan:
-  """A random window of the visible events of each user.
+  """A random window of the visible events of each user, or two.
+
+  Two windows are of one length and do not overlap: one lies in the older half
+  of the user's visible events and one in the newer half. Which of them is the
+  first is drawn.
 
   Args:
     offsets: [num_users + 1] int64, where each user's events start.
@@ -119,6 +150,7 @@ class PretrainPlan:
     seed: Seed of order and windows.
     packing_shape: Rows to pack the windows of a batch into; None gives each
       a row of its own.
+    windows_per_user: 1 or 2.
   """
 
   def __init__(
@@ -130,13 +162,15 @@ class PretrainPlan:
     batch_size: int,
     seed: int,
     packing_shape: packing.Shape | None = None,
+    windows_per_user: int = 1,
   ):
-    self.users = trainable_users(visible, batch_size)
+    self.users = trainable_users(visible, batch_size, windows_per_user)
     self._offsets = offsets
     self._visible = visible
     self._max_length = max_length
     self._seed = seed
     self._packing_shape = packing_shape
+    self._windows_per_user = windows_per_user
     self._order = EpochOrder(len(self.users), batch_size, seed)
     self._block = functools.lru_cache(maxsize=2)(self._make_block)
 
@@ -145,20 +179,26 @@ class PretrainPlan:
 
     Returns:
       `start` and `length` of the windows and `index`, the number in the
-      batch; with packing also `row` and `offset`, see `packing.Layout`.
+      batch; with packing also `row` and `offset`, see `packing.Layout`; with
+      two windows also `other_start`, of the second one.
     """
     block, number = divmod(step, _BLOCK_STEPS)
     rows = {key: array[number] for key, array in self._block(block).items()}
     users = self.users[self._order(step)]
-    length = rows['length']
-    uniform = _generator(self._seed, 'window', step).random(len(users))
-    room = self._visible[users] - length + 1
-    start = np.floor(uniform * room).astype(np.int64)
-    return {
-      'start': self._offsets[users] + start,
-      'index': np.arange(len(users), dtype=np.int32),
-      **rows,
-    }
+    generator = _generator(self._seed, 'window', step)
+    room = self._visible[users] // self._windows_per_user - rows['length'] + 1
+
+    def draw():
+      start = np.floor(generator.random(len(users)) * room).astype(np.int64)
+      return self._offsets[users] + start
+
+    rows |= {'start': draw(), 'index': np.arange(len(users), dtype=np.int32)}
+    if self._windows_per_user == 2:
+      older, newer = rows['start'], draw() + (self._visible[users] + 1) // 2
+      is_swapped = generator.random(len(users)) < 0.5
+      rows['start'] = np.where(is_swapped, newer, older)
+      rows['other_start'] = np.where(is_swapped, older, newer)
+    return rows
 
   def _make_block(self, block: int) -> Rows:
     """[steps, batch] lengths and places; many batches are packed at once."""
@@ -167,7 +207,7 @@ class PretrainPlan:
       [self._order(step) for step in range(first, first + _BLOCK_STEPS)]
     )
     visible = self._visible[self.users[users]]
-    length = np.minimum(visible, self._max_length).astype(np.int32)
+    length = window_lengths(visible, self._max_length, self._windows_per_user)
     if self._packing_shape is None:
       return {'length': length}
     length, row, offset = self._packing_shape.fit(length)
@@ -224,23 +264,45 @@ def cut_windows(
   return np.where(position < length[:, None], items[index], 0)
 
 
+# Where windows start -> the windows.
+_WINDOWS = {'start': 'items', 'other_start': 'other_items'}
+
+
 def materialize(batch: dict[str, Any], max_length: int) -> dict[str, Any]:
   """Gives a batch its windows, whichever feed it came through.
 
   Args:
     batch: Either has `items` [batch, length], or `start` and `length` with
-      the flat `events` they point into.
+      the flat `events` they point into; with two windows also `other_items`
+      or `other_start`.
     max_length: Length of the rows.
 
   Returns:
-    The batch with `items` [batch, max_length] int32.
+    The batch with `items` [batch, max_length] int32, and `other_items` where
+    there are two windows.
   """
   if 'items' in batch:
     return batch
-  items = gather_windows(
-    batch['events'], batch['start'], batch['length'], max_length
-  )
-  return {**batch, 'items': items}
+  return {
+    **batch,
+    **{
+      items: gather_windows(
+        batch['events'], batch[start], batch['length'], max_length
+      )
+      for start, items in _WINDOWS.items()
+      if start in batch
+    },
+  }
+
+
+def cut_rows(items: np.ndarray, rows: Rows, max_length: int) -> Rows:
+  """As `materialize`, on the host: the windows in place of where they are."""
+  rows = dict(rows)
+  length = rows.pop('length')
+  for start, name in _WINDOWS.items():
+    if start in rows:
+      rows[name] = cut_windows(items, rows.pop(start), length, max_length)
+  return rows
 
 
 def process_slice(
@@ -264,8 +326,8 @@ def _device_feed(
   step = first_step
   while True:
     batch = {key: array[rows] for key, array in plan(step).items()}
-    if 'start' in batch:
-      batch['start'] = batch['start'].astype(np.int32)
+    for name in _WINDOWS.keys() & batch.keys():
+      batch[name] = batch[name].astype(np.int32)
     yield batch
     step += 1
 
@@ -283,10 +345,7 @@ def _tf_data_feed(
 
   def rows_of(step: int) -> Rows:
     batch = {key: array[rows] for key, array in plan(step).items()}
-    if 'start' in batch:
-      start, length = batch.pop('start'), batch.pop('length')
-      batch['items'] = cut_windows(items, start, length, max_length)
-    return batch
+    return cut_rows(items, batch, max_length) if 'start' in batch else batch
 
   keys, example = zip(*sorted(rows_of(first_step).items()), strict=True)
 

@@ -8,7 +8,7 @@ import jax
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
-from bt4rec import augment, encoders, packing
+from bt4rec import encoders, packing, views
 from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError
 from bt4rec.objectives import (
@@ -18,6 +18,7 @@ from bt4rec.objectives import (
   ItemLoss,
   MaskedItem,
   NextItem,
+  TwoViews,
   VICReg,
   WeightedSum,
 )
@@ -92,26 +93,56 @@ def _make_objective(config, catalogue, axis_name) -> nn.Module:
   parts = {
     name: OBJECTIVES[name](config, catalogue, axis_name) for name in weights
   }
+  if windows_per_user(config) > 1 and not any(map(makes_views, parts.values())):
+    raise InputError(
+      f'augment.split={config.augment.split} is for objectives on two views, '
+      f'not {config.objective!r}; leave it at none.'
+    )
   if weights == {config.objective: 1.0}:
     return parts[config.objective]
   # Hashable, since `jit` takes models as static arguments.
   return WeightedSum(FrozenDict(parts), FrozenDict(weights))
 
 
+def make_recipe(config: ConfigDict) -> views.Recipe:
+  """How two views are made.
+
+  Raises:
+    InputError: If a setting is not valid.
+  """
+  return views.make_recipe(
+    config.augment.order,
+    config.augment.ratios.to_dict(),
+    config.augment.split,
+    config.augment.draw_one,
+  )
+
+
+def windows_per_user(config: ConfigDict) -> int:
+  """How many windows of a user's events a batch has."""
+  return views.windows_per_user(config.augment.split)
+
+
+def makes_views(objective: nn.Module) -> bool:
+  """Whether an objective, or a part of a sum, makes two views."""
+  if isinstance(objective, WeightedSum):
+    return any(map(makes_views, objective.parts.values()))
+  return isinstance(objective, TwoViews)
+
+
 def _two_views(name, kind, config, catalogue, axis_name):
   """Barlow Twins and its kin: the group of their name, and the views."""
   settings = config[name].to_dict()
-  if config.augment.draw_one and not config.augment.order:
+  recipe = make_recipe(config)
+  has_dropout = config.encoder.name != 'bag_of_items' and config.encoder.dropout
+  if recipe.is_identity and not has_dropout:
     raise InputError(
-      'augment.draw_one=True draws from augment.order, which is empty; name an '
-      'augmentation, or set it to False.'
+      'the two views are the same: augment.order changes nothing and the '
+      'encoder has no dropout; give one of them.'
     )
   return kind(
     mask_item=catalogue.mask_item,
-    recipe=augment.make_recipe(
-      config.augment.order, config.augment.ratios.to_dict()
-    ),
-    draw_one=config.augment.draw_one,
+    recipe=recipe,
     projector=tuple(settings.pop('projector')),
     axis_name=axis_name,
     dtype=encoders.compute_dtype(config),

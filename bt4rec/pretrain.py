@@ -12,6 +12,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from bt4rec import (
+  co_occurrence,
   encode,
   evaluate,
   health,
@@ -56,8 +57,9 @@ def make_loss_fn(
 
 
 class _Validation:
-  """The loss on fixed windows with fixed views, dropout off.
+  """The loss on fixed windows with fixed views.
 
+  Dropout is off, unless it alone makes the views: they would be the same.
   With an objective that predicts items also the ranking of the windows' last
   items, as `evaluate` measures the next items of the test.
   """
@@ -84,11 +86,20 @@ class _Validation:
         windows, batch_size=config.batch_size, seed=config.seed
       )
     self._index = np.arange(config.batch_size, dtype=np.int32)
+    needs_dropout = (
+      pretext.makes_views(model.objective)
+      and pretext.make_recipe(config).is_identity
+    )
 
     @jax.jit
     def loss_of(params, batch_stats, batch, rng):
-      loss, _ = model.apply(
-        {'params': params, 'batch_stats': batch_stats}, batch, rng, train=False
+      (loss, _), _ = model.apply(
+        {'params': params, 'batch_stats': batch_stats},
+        batch,
+        rng,
+        train=needs_dropout,
+        rngs={'dropout': rng},
+        mutable=['batch_stats'],
       )
       return loss
 
@@ -101,10 +112,8 @@ class _Validation:
     losses = []
     for number in range(self._num_batches):
       rows = self._plan(number)
-      items = pipeline.cut_windows(
-        self._events, rows['start'], rows['length'], self._max_length
-      )
-      batch = {'items': items, 'index': self._index, **self._tables}
+      windows = pipeline.cut_rows(self._events, rows, self._max_length)
+      batch = {**windows, 'index': self._index, **self._tables}
       rng = jax.random.fold_in(self._rng, number)
       losses.append(self._loss_of(state.params, state.batch_stats, batch, rng))
     loss = float(np.mean(jax.device_get(losses)))
@@ -147,6 +156,13 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   tables = {
     'log_q': jnp.asarray(pretrain_data.log_item_probability(dataset, visible))
   }
+  recipe = pretext.make_recipe(config)
+  if recipe.needs_correlated and pretext.makes_views(model.objective):
+    tables['correlated'] = jnp.asarray(
+      co_occurrence.correlated_items(
+        dataset, visible, config.augment.num_correlated
+      )
+    )
   step_tables = dict(tables)
   if config.feed == 'device':
     step_tables['events'] = jnp.asarray(dataset.items)
@@ -239,6 +255,8 @@ def _initial_state(config, model, tx, tables) -> TrainState:
     'index': jnp.arange(2),
     **tables,
   }
+  if pretext.windows_per_user(config) == 2:
+    batch['other_items'] = batch['items']
   variables = jax.jit(functools.partial(model.init, train=False))(
     init_rng, batch, init_rng
   )

@@ -5,7 +5,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import packing, pipeline, splits, train_step
+from bt4rec import packing, pipeline, pretext, splits, train_step
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError
 
@@ -51,9 +51,10 @@ def choose_shape(
       f'{num_devices} devices, and a group lies on one; choose a multiple, or '
       f'0.'
     )
-  users = pipeline.trainable_users(visible, config.batch_size)
+  windows = pretext.windows_per_user(config)
+  users = pipeline.trainable_users(visible, config.batch_size, windows)
   return packing.choose_shape(
-    np.minimum(visible[users], config.max_length),
+    pipeline.window_lengths(visible[users], config.max_length, windows),
     batch_size=config.batch_size,
     max_length=config.max_length,
     max_cut=config.packing.max_cut,
@@ -77,6 +78,7 @@ def make_plan(
     visible: [num_users] int, events of each user that may be seen.
     shape: Rows to pack a batch into, or None.
   """
+  windows = pretext.windows_per_user(config)
   plan = pipeline.PretrainPlan(
     dataset.offsets,
     visible,
@@ -84,16 +86,19 @@ def make_plan(
     batch_size=config.batch_size,
     seed=config.seed,
     packing_shape=shape,
+    windows_per_user=windows,
   )
   logging.info(
-    'pre-training on %d users (%d have fewer than two visible events), %d of '
-    '%d events',
+    'pre-training on %d users (%d have too few visible events), %d of %d '
+    'events',
     len(plan.users),
     dataset.num_users - len(plan.users),
     visible.sum(),
     dataset.num_events,
   )
-  wanted = np.minimum(visible[plan.users], config.max_length).mean()
+  wanted = pipeline.window_lengths(
+    visible[plan.users], config.max_length, windows
+  ).mean()
   padded = wanted / config.max_length
   logging.info('real tokens without packing: %.1f %%', 100 * padded)
   if shape:
@@ -149,12 +154,16 @@ def validation_windows(
   selected on. Otherwise, or with `config.inductive`, they are the validation
   users of the user-level tasks, whose held-out events are nobody's test. No
   test event of a task that the scope is for is in them, and their last events
-  were not seen in training.
+  were not seen in training. Where views start from two windows, the other is
+  the newest of the older half.
 
   Returns:
-    `users` and `start` [num_windows] int64, and `length` [num_windows] int32.
+    `users` and `start` [num_windows] int64, and `length` [num_windows] int32;
+    with two windows also `other_start`.
   """
-  chosen = dataset.lengths >= 3
+  windows = pretext.windows_per_user(config)
+  visible = dataset.lengths - 1
+  chosen = pipeline.has_windows(visible, windows)
   if config.pretrain_scope != 'leave_two_out' or config.inductive:
     split = splits.user_splits(dataset.user_ids, config.split_seed)
     chosen &= split['validation']
@@ -162,10 +171,10 @@ def validation_windows(
   if len(users) > _MAX_VALIDATION_USERS:
     priority = splits.user_hash(dataset.user_ids[users], 'validation')
     users = users[np.sort(np.argsort(priority)[:_MAX_VALIDATION_USERS])]
-  end = dataset.offsets[users + 1] - 1
-  length = np.minimum(dataset.lengths[users] - 1, config.max_length)
-  return {
-    'users': users,
-    'start': end - length,
-    'length': length.astype(np.int32),
-  }
+  visible = visible[users]
+  length = pipeline.window_lengths(visible, config.max_length, windows)
+  end = dataset.offsets[users] + visible
+  rows = {'users': users, 'start': end - length, 'length': length}
+  if windows == 2:
+    rows['other_start'] = dataset.offsets[users] + visible // 2 - length
+  return rows

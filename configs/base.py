@@ -146,7 +146,11 @@ def get_config() -> ConfigDict:
 
   # The two views of barlow_twins, info_nce and vicreg.
   config.augment = ConfigDict()
-  # Augmentations in the order of application.
+  # What the two views start from: 'none' is the window for both,
+  # 'disjoint_halves' or 'past_future' of it, or 'two_windows', one in the
+  # older half of a user's events and one in the newer half.
+  config.augment.split = 'none'
+  # Augmentations in the order of application; () leaves dropout alone.
   config.augment.order = ('segment_mask', 'mask', 'permute')
   # Whether a view takes one of them, drawn anew, and not all.
   config.augment.draw_one = False
@@ -158,6 +162,11 @@ def get_config() -> ConfigDict:
   config.augment.ratios.crop = 0.4
   # Largest share removed by a slice of random length.
   config.augment.ratios.slice = 0.8
+  # By items that occur with the window's; inserting drops the oldest.
+  config.augment.ratios.substitute = 0.3
+  config.augment.ratios.insert = 0.3
+  # How many of the most correlated items each one may be replaced by.
+  config.augment.num_correlated = 5
 
   config.dual_encoder = ConfigDict()
   # Without it the cosines are the logits, as published.

@@ -167,6 +167,65 @@ class TestPretrainPlan:
       )
 
 
+class TestTwoWindows:
+  def _plan(self, seed=3, **overrides):
+    arguments = {'batch_size': 4, 'max_length': _LENGTH, **overrides}
+    return pipeline.PretrainPlan(
+      _OFFSETS, _VISIBLE, seed=seed, windows_per_user=2, **arguments
+    )
+
+  def test_one_lies_in_each_half_of_the_visible_events(self):
+    plan = self._plan()
+    assert plan.users.tolist() == np.flatnonzero(_VISIBLE >= 4).tolist()
+    is_older, ends = [], []
+    for step in range(200):
+      rows = plan(step)
+      user = np.searchsorted(_OFFSETS, rows['start'], side='right') - 1
+      half = _VISIBLE[user] // 2
+      np.testing.assert_array_equal(rows['length'], np.minimum(half, _LENGTH))
+      older = np.minimum(rows['start'], rows['other_start']) - _OFFSETS[user]
+      newer = np.maximum(rows['start'], rows['other_start']) - _OFFSETS[user]
+      assert (older >= 0).all()
+      assert (older + rows['length'] <= half).all()
+      assert (newer >= _VISIBLE[user] - half).all()
+      assert (newer + rows['length'] <= _VISIBLE[user]).all()
+      is_older.extend(rows['start'] < rows['other_start'])
+      # User 6 has 30: starts 0 to 8 and 15 to 23.
+      ends.extend(zip(older[user == 6], newer[user == 6], strict=True))
+    assert abs(np.mean(is_older) - 0.5) < 5 * 0.5 / np.sqrt(len(is_older))
+    for starts, first in zip(zip(*ends, strict=True), (0, 15), strict=True):
+      assert set(starts) == set(range(first, first + 9))
+    # And they are drawn apart: some of the 81 pairs in 9 would not be.
+    assert len(set(ends)) > 40
+
+  def test_both_feeds_give_the_same_two(self):
+    a, b = (
+      _batches(name, self._plan(), batch_size=4)
+      for name in ('device', 'tf.data')
+    )
+    _assert_same(a, b, ('items', 'other_items', 'index'))
+    for batch, rows in zip(a, map(self._plan(), range(5)), strict=True):
+      for key, start in (('items', 'start'), ('other_items', 'other_start')):
+        for row in range(4):
+          first, size = rows[start][row], rows['length'][row]
+          window = np.asarray(batch[key][row])
+          np.testing.assert_array_equal(
+            window[:size], _ITEMS[first : first + size]
+          )
+          assert not window[size:].any()
+
+  def test_nobody_with_four_visible_events_is_refused(self):
+    with pytest.raises(InputError, match='no user has four events'):
+      pipeline.PretrainPlan(
+        np.array([0, 3, 6]),
+        np.array([3, 3]),
+        max_length=5,
+        batch_size=2,
+        seed=0,
+        windows_per_user=2,
+      )
+
+
 class TestGatherWindows:
   def test_by_hand(self):
     items = jnp.array([11, 12, 13, 14, 15])

@@ -1,6 +1,7 @@
 """Tests of bt4rec.pretrain_data by hand."""
 
 import numpy as np
+import pytest
 
 from bt4rec import pretrain_data, splits, tasks
 from bt4rec.datasets import sequences
@@ -31,8 +32,9 @@ def test_an_inductive_pre_training_sees_training_users_alone():
   assert (visible[~train] == 0).all() and (visible[train] > 0).all()
 
 
-def test_validation_windows_hold_no_test_event():
-  dataset, config = tiny.dataset(), tiny.config()
+@pytest.mark.parametrize('split', ['none', 'two_windows'])
+def test_validation_windows_hold_no_test_event(split):
+  dataset, config = tiny.dataset(), tiny.config(augment={'split': split})
   windows = pretrain_data.validation_windows(dataset, config)
   assert len(windows['start'])
   users = np.searchsorted(dataset.offsets, windows['start'], 'right') - 1
@@ -41,10 +43,22 @@ def test_validation_windows_hold_no_test_event():
   test = tasks.NextItem(dataset, config.split_seed).test()
   events = {
     event
-    for start, length in zip(windows['start'], windows['length'], strict=True)
-    for event in range(start, start + length)
+    for start in ('start', 'other_start')
+    for first, length in zip(
+      windows.get(start, ()), windows['length'], strict=start in windows
+    )
+    for event in range(first, first + length)
   }
   assert not events & set(test.ends.tolist())
+  if split == 'two_windows':
+    # The second is the older one, and they share nothing.
+    assert (
+      windows['other_start'] + windows['length'] <= windows['start']
+    ).all()
+    other = (
+      np.searchsorted(dataset.offsets, windows['other_start'], 'right') - 1
+    )
+    np.testing.assert_array_equal(other, users)
 
 
 def test_leave_two_out_is_validated_on_the_next_to_last_event_of_all():

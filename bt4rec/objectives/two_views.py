@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bt4rec import augment
+from bt4rec import augment, views
 from bt4rec.encoders import Projector
 
 
@@ -17,16 +17,14 @@ class TwoViews(nn.Module):
 
   Attributes:
     mask_item: The mask token.
-    recipe: Augmentations as (name, ratio).
-    draw_one: Whether each view is made by one of them, not by all.
+    recipe: How the views are made.
     projector: Output width of each projector layer; none compares embeddings.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
   """
 
   mask_item: int
-  recipe: augment.Recipe
-  draw_one: bool
+  recipe: views.Recipe
   projector: Sequence[int]
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
@@ -41,25 +39,39 @@ class TwoViews(nn.Module):
   def __call__(
     self, encoder: nn.Module, batch: dict, rng: jax.Array, train: bool
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`batch` has `items` [batch, length], `index` [batch] and `layout`."""
-    views = augment.two_views(
+    """`batch` has `items` [batch, length], `index` [batch] and `layout`.
+
+    Where the recipe asks for them also `other_items`, as `items`, and the
+    table `correlated`.
+    """
+    h = self.embed_views(encoder, batch, rng, train)
+    z = self.make_projector()(h, train)
+    z = z.reshape(-1, 2, z.shape[-1])
+    return self.pair_loss(z[:, 0], z[:, 1])
+
+  def embed_views(
+    self, encoder: nn.Module, batch: dict, rng: jax.Array, train: bool
+  ) -> jax.Array:
+    """[batch * 2, dim], the two embeddings of each user side by side."""
+    rows = views.two_views(
       rng,
       batch['items'],
       batch['index'],
       self.recipe,
-      self.mask_item,
-      self.draw_one,
+      augment.Vocabulary(self.mask_item, batch.get('correlated')),
+      batch.get('other_items'),
     )
     # One pass over both views; they stay side by side, so that a batch split
     # over devices needs no exchange.
-    rows = views.reshape(-1, views.shape[-1])  # [batch * 2, length]
+    rows = rows.reshape(-1, rows.shape[-1])  # [batch * 2, length]
     layout = batch['layout']
-    h = encoder(rows, train, layout.repeat(2) if layout else None)
-    z = Projector(self.projector, self.axis_name, self.dtype, name='projector')(
-      h, train
+    return encoder(rows, train, layout.repeat(2) if layout else None)
+
+  def make_projector(self) -> Projector:
+    """The projector, to be made once."""
+    return Projector(
+      self.projector, self.axis_name, self.dtype, name='projector'
     )
-    z = z.reshape(-1, 2, z.shape[-1])
-    return self.pair_loss(z[:, 0], z[:, 1])
 
 
 def require_pair(z_a: jax.Array, z_b: jax.Array) -> None:
