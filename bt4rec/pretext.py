@@ -21,6 +21,7 @@ from bt4rec.objectives import (
   TwoViews,
   VICReg,
   WeightedSum,
+  correlation,
 )
 from bt4rec.objectives.weighted_sum import parse_sum, predicts_items
 
@@ -150,6 +151,20 @@ def _two_views(name, kind, config, catalogue, axis_name):
   )
 
 
+def _make_barlow_twins(config, catalogue, axis_name):
+  group = config.barlow_twins
+  correlation.scales(group.scaling, 1)
+  for name in ('lambd', 'mixed_weight', 'next_item_weight'):
+    if group[name] < 0:
+      raise InputError(f'barlow_twins.{name}={group[name]} must be at least 0.')
+  if not 0 <= group.correlation_momentum < 1:
+    raise InputError(
+      f'barlow_twins.correlation_momentum={group.correlation_momentum} must be '
+      f'at least 0 and below 1.'
+    )
+  return _two_views('barlow_twins', BarlowTwins, config, catalogue, axis_name)
+
+
 def _make_info_nce(config, catalogue, axis_name):
   if config.info_nce.temperature <= 0:
     raise InputError(
@@ -226,7 +241,7 @@ def _item_loss(config: ConfigDict, catalogue: Catalogue) -> ItemLoss:
 
 # Name in the config -> (config, catalogue, axis_name) -> objective.
 OBJECTIVES: dict[str, Callable] = {
-  'barlow_twins': functools.partial(_two_views, 'barlow_twins', BarlowTwins),
+  'barlow_twins': _make_barlow_twins,
   'dual_encoder': _make_dual_encoder,
   'info_nce': _make_info_nce,
   'masked_item': _make_masked_item,

@@ -129,6 +129,17 @@ def get_config() -> ConfigDict:
   config.barlow_twins.lambd = 0.05
   # Output width of each projector layer.
   config.barlow_twins.projector = (256, 256, 256)
+  # What is divided by the projector's width: 'none', the 'off_diagonal' term,
+  # or 'both' terms.
+  config.barlow_twins.scaling = 'none'
+  # Weight of the past in a moving average of the correlation; 0 is no average.
+  config.barlow_twins.correlation_momentum = 0.0
+  # Weight of the loss of mixed samples, times lambda; 0 is none.
+  config.barlow_twins.mixed_weight = 0.0
+  # Weight of a second term, between a context and its next item; 0 is none.
+  config.barlow_twins.next_item_weight = 0.0
+  # Its smallest context, as a share of the longest one in the window.
+  config.barlow_twins.min_context = 0.5
 
   config.info_nce = ConfigDict()
   # Divides the cosines of views.

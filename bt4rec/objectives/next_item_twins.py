@@ -1,0 +1,53 @@
+"""Barlow Twins between a context and the item that follows it."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bt4rec.encoders import Projector
+from bt4rec.objectives.dual_encoder import split_context
+
+
+class NextItemTwins(nn.Module):
+  """Correlates the context's projection with the next item's.
+
+  Two views of one window say nothing of what comes next. Here the twins are a
+  context and the item after it, as in the dual encoder, but the loss is that
+  of Barlow Twins: no negatives. The two come from different modules, so each
+  has a projector of its own. The term is ours.
+
+  Attributes:
+    loss: Called as `loss(z_context, z_item, train)`.
+    projector: Output width of each projector layer.
+    min_context: See `split_context`.
+    axis_name: Mapped axis the batch is split over, None under `jit`.
+    dtype: Type of the matrix products.
+  """
+
+  loss: nn.Module
+  projector: Sequence[int]
+  min_context: float
+  axis_name: str | None = None
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, encoder: nn.Module, batch: dict, rng: jax.Array, train: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`batch` has `items` [batch, length], `index` [batch] and `layout`."""
+
+    def project(x, name):
+      return Projector(self.projector, self.axis_name, self.dtype, name=name)(
+        x, train
+      )
+
+    context, target = split_context(
+      rng, batch['items'], batch['index'], self.min_context
+    )
+    return self.loss(
+      project(encoder(context, train, batch['layout']), 'context_projector'),
+      project(encoder.item_table(target), 'item_projector'),
+      train,
+    )
