@@ -18,7 +18,7 @@ def run(
   dataset: SequenceDataset,
   cache: supervised.FeatureCache | None = None,
 ) -> dict:
-  """Trains on the labels, selects on validation, tests once.
+  """Trains on the labels, selects on validation, tests once if wanted.
 
   Args:
     config: A whole config with a downstream `task`.

@@ -26,6 +26,7 @@ from bt4rec.supervised import (
   cross_entropy,
   head_and_tables,
   init_head,
+  outcome_of,
   train_and_test,
 )
 from bt4rec.tasks import Examples, Task
@@ -198,22 +199,22 @@ def direct(setting: Setting) -> Outcome:
       f'workdir of a pre-training.'
     )
   scorer = encoder.require_scorer()
-  validation, _ = evaluate.evaluate_scorer(
-    scorer, task, setting.validation, config.exclude_seen
+  return outcome_of(
+    setting,
+    lambda examples: evaluate.evaluate_scorer(
+      scorer, task, examples, config.exclude_seen
+    ),
   )
-  numbers, outcomes = evaluate.evaluate_scorer(
-    scorer, task, task.test(), config.exclude_seen
-  )
-  return Outcome(numbers, outcomes, validation)
 
 
 def majority(setting: Setting) -> Outcome:
   """The same answer for everybody."""
-  task = setting.task
-  numbers, outcomes = baselines.majority(
-    task, setting.train, task.test(), setting.config.exclude_seen
+  return outcome_of(
+    setting,
+    lambda examples: baselines.majority(
+      setting.task, setting.train, examples, setting.config.exclude_seen
+    ),
   )
-  return Outcome(numbers, outcomes, {})
 
 
 def oracle(setting: Setting) -> Outcome:
@@ -224,13 +225,13 @@ def oracle(setting: Setting) -> Outcome:
       f'protocol=oracle needs the synthetic dataset, whose truth is known, '
       f'not {task.dataset.name!r}.'
     )
-  numbers, outcomes = baselines.oracle(
-    task,
-    datasets.synthetic_world(config.dataset),
-    task.test(),
-    config.exclude_seen,
+  world = datasets.synthetic_world(config.dataset)
+  return outcome_of(
+    setting,
+    lambda examples: baselines.oracle(
+      task, world, examples, config.exclude_seen
+    ),
   )
-  return Outcome(numbers, outcomes, {})
 
 
 PROTOCOLS = {

@@ -28,7 +28,8 @@ def read_results(directories: list[str]) -> list[dict]:
 
   Raises:
     InputError: If there is none, or results of one dataset come from
-      different splits or kinds of pre-training, which no table may mix.
+      different splits or kinds of pre-training, or some of them from
+      validation alone, which no table may mix.
   """
   lines = []
   for directory in directories:
@@ -53,11 +54,21 @@ def read_results(directories: list[str]) -> list[dict]:
           f'the results on {dataset} have different values of {key} '
           f'({", ".join(sorted(map(str, values)))}); {remedy}.'
         )
+  for dataset in {line['dataset'] for line in lines}:
+    of_dataset = [line for line in lines if line['dataset'] == dataset]
+    if len({bool(line['metrics']) for line in of_dataset}) > 1:
+      raise InputError(
+        f'some of the results on {dataset} are of the test split and some of '
+        f'validation alone (evaluate_test); report them separately.'
+      )
   return lines
 
 
 def make_report(directories: list[str]) -> str:
-  """Returns the report of the results in workdirs as Markdown."""
+  """Returns the report of the results in workdirs as Markdown.
+
+  It shows the test metrics, or those of validation where no test was made.
+  """
   lines = read_results(directories)
   parts = []
   for dataset in dict.fromkeys(line['dataset'] for line in lines):
@@ -90,9 +101,11 @@ def _task_table(task: str, lines: list[dict]) -> str:
   values = defaultdict(list)
   for line in sorted(lines, key=lambda line: line['seed']):
     row = (line['objective'], line['protocol'])
-    values[row, line['label_fraction']].append(line['metrics'][metric])
+    numbers = line['metrics'] or line['validation']
+    values[row, line['label_fraction']].append(numbers[metric])
   rows = list(dict.fromkeys(row for row, _ in values))
-  header = [f'{task}: {metric}', *(f'{f:.0%} labels' for f in fractions)]
+  split = '' if lines[0]['metrics'] else ' on validation'
+  header = [f'{task}: {metric}{split}', *(f'{f:.0%} labels' for f in fractions)]
   table = [header, ['---'] * len(header)]
   for row in rows:
     objective, protocol = row

@@ -185,7 +185,8 @@ def _run_cell(config, cell, directory, dataset, cache) -> str:
     # Heads are cheap to train again and many.
     shutil.rmtree(path)
   metric = report.HEADLINES[cell.task]
-  return f'{metric} {result["metrics"][metric]:.3f}'
+  numbers = result['metrics'] or result['validation']
+  return f'{metric} {numbers[metric]:.3f}'
 
 
 class _Progress:

@@ -1,6 +1,7 @@
 """Training on labels: a head on fixed features, or encoder and head."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -97,7 +98,7 @@ class Outcome:
   """What a protocol gives.
 
   Attributes:
-    metrics: The test metrics, among them `loss`.
+    metrics: The test metrics, among them `loss`; empty without a test.
     outcomes: [num_test] float32, rank or rightness of each test example.
     validation: The metrics of the selected step on validation.
   """
@@ -105,6 +106,22 @@ class Outcome:
   metrics: dict[str, float]
   outcomes: np.ndarray
   validation: dict[str, float]
+
+
+def outcome_of(
+  setting: Setting,
+  numbers_of: Callable[[Examples], tuple[dict[str, float], np.ndarray]],
+) -> Outcome:
+  """Evaluates on validation and, where the config has it, on the test.
+
+  Args:
+    setting: What a protocol is run on.
+    numbers_of: Gives an evaluation's metrics and outcomes.
+  """
+  validation, _ = numbers_of(setting.validation)
+  if not setting.config.evaluate_test:
+    return Outcome({}, np.empty(0, np.float32), validation)
+  return Outcome(*numbers_of(setting.task.test()), validation)
 
 
 def train_and_test(setting: Setting, model: Model) -> Outcome:
@@ -127,9 +144,7 @@ def train_and_test(setting: Setting, model: Model) -> Outcome:
     return {f'validation_{key}': value for key, value in numbers.items()}
 
   state, _ = train.fit(_make_job(setting, model, validate), setting.directory)
-  validation, _ = numbers_of(state, setting.validation)
-  numbers, outcomes = numbers_of(state, task.test())
-  return Outcome(numbers, outcomes, validation)
+  return outcome_of(setting, functools.partial(numbers_of, state))
 
 
 def _make_job(setting: Setting, model: Model, validate) -> train.Job:

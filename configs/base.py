@@ -243,6 +243,9 @@ def get_config() -> ConfigDict:
   # Whether to write TensorBoard events.
   config.tensorboard = True
 
+  # Downstream: whether the test split is looked at, after all selection.
+  # Without it there are validation metrics alone, and tables show those.
+  config.evaluate_test = True
   # Downstream: 'probe' (frozen encoder), 'finetune', 'scratch', 'direct' (what
   # the pre-training itself predicts as next_item, no labels), or the untrained
   # 'majority' (popularity for next_item) and 'oracle' (synthetic).

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from bt4rec import datasets, jobs
+from bt4rec import datasets, jobs, pretext
 from bt4rec.datasets import synthetic
 from bt4rec.pretext import OBJECTIVES
 from bt4rec.tasks import TASKS
 from configs import (
+  ablation,
   base,
   downstream,
   presets,
@@ -18,6 +19,7 @@ from configs import (
   reproduce,
   study,
 )
+from tests import tiny
 
 
 @pytest.mark.parametrize('dataset', presets.DATASETS)
@@ -86,6 +88,34 @@ def test_every_field_of_base_has_a_comment():
 _PLAIN = ('b1', 'b2', 'seed')
 
 
+@pytest.mark.parametrize('name', ablation._SETS)
+def test_an_ablation_never_sees_the_test_split(name):
+  config = ablation.get_config(f'ml1m,{name}')
+  fields = set(base.get_config().keys())
+  assert set(config.keys()) == fields | {'study'}
+  assert not config.evaluate_test
+  plain = base.get_config().lock()
+  for overrides in config.study.pretrainings.values():
+    # Names fields that exist, and values that make a model.
+    merged = plain.copy_and_resolve_references().lock()
+    merged.update(overrides)
+    pretext.make_model(merged, tiny.dataset().catalogue, None)
+
+
+def test_the_grid_crosses_view_makers_weights_and_projectors():
+  variants = ablation.get_config('ml1m').study.pretrainings
+  assert len(variants) == 8 * 2 * 2
+  kinds = {
+    (
+      str(options.augment),
+      options.barlow_twins.scaling,
+      options.barlow_twins.projector,
+    )
+    for options in variants.values()
+  }
+  assert len(kinds) == len(variants)
+
+
 @pytest.mark.parametrize(
   'call, valid',
   [
@@ -94,6 +124,7 @@ _PLAIN = ('b1', 'b2', 'seed')
     (lambda: downstream.get_config('ml1m,next'), 'next_category'),
     (lambda: downstream.get_config('ml1m,next_item,prob'), 'finetune'),
     (lambda: study.get_config('yep'), 'ml1m'),
+    (lambda: ablation.get_config('ml1m,all'), 'options'),
     (lambda: reproduce.get_config('sasrec'), 'next_item_bce'),
   ],
 )

@@ -203,6 +203,23 @@ def test_test_examples_are_not_made_before_the_selection(
   assert events == ['fitted', 'test']
 
 
+@pytest.mark.parametrize('protocol', ['probe', 'majority'])
+def test_without_a_test_there_is_validation_alone(
+  protocol, dataset, pretrained, tmp_path, monkeypatch
+):
+  config = small_config('next_category', protocol=protocol)
+  if protocol == 'probe':
+    config.init_from = pretrained['shared']
+  tested = downstream.run(config, str(tmp_path / 'tested'), dataset)
+  config.evaluate_test = False
+  monkeypatch.setattr(tasks.TASKS['next_category'], 'test', lambda _: _STOP())
+  result = downstream.run(config, str(tmp_path / 'untested'), dataset)
+  assert result['metrics'] == {} and result['num_test'] == 0
+  assert result['validation'] == tested['validation']
+  assert set(tested['validation']) == set(tested['metrics'])
+  downstream.write_result(str(tmp_path), result)
+
+
 class _Stopped(Exception):
   pass
 

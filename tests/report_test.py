@@ -73,6 +73,22 @@ def test_refuses_to_mix(key, tmp_path):
     report.make_report([directory])
 
 
+def test_without_a_test_the_table_is_of_validation(tmp_path):
+  untested = {'metrics': {}, 'validation': {'recall@10': 0.7}}
+  directory = _write(tmp_path / 'a', [_line('random', None, **untested)])
+  assert report.make_report([directory]).endswith(
+    '| next_item: recall@10 on validation | 10% labels |\n'
+    '| --- | --- |\n'
+    '| random, probe | 0.700 |\n'
+  )
+  # A test result next to it would be compared with it.
+  tested = _line('random', 0.1, seed=1, validation={'recall@10': 0.7})
+  other = _write(tmp_path / 'b', [tested])
+  assert 'validation' not in report.make_report([other])
+  with pytest.raises(InputError, match='evaluate_test'):
+    report.make_report([directory, other])
+
+
 def test_a_directory_without_results_is_named(tmp_path, capsys):
   assert report.main([str(tmp_path)]) == 2
   assert str(tmp_path) in capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""What matters in Barlow Twins: configs/ablation.py:DATASET[,SET].
+
+A study over variants of the pre-training, judged on validation: the test split
+is not looked at. SET is `grid` (default), every view maker with every weight
+of the off-diagonal term and every projector, or `options`, every other option
+alone, against `base`. Resumable; --config.study.rows picks variants,
+--config.study.seeds seeds.
+
+Command:  launch/run.sh --config=configs/ablation.py:ml1m
+          --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
+Hardware: CPU, one core; an estimate from configs/pretrain.py: 11 minutes a
+          pre-training and one for its probes, so 6.5 hours a seed for the 32
+          of `grid` and 3.5 for the 17 of `options`.
+Expect:   a table on validation, a row for each variant.
+"""
+
+import itertools
+
+from ml_collections import ConfigDict
+
+from configs import presets, study
+
+
+def _views() -> dict[str, dict]:
+  """View maker -> group `augment`."""
+  return {
+    'masks': {'order': ('segment_mask', 'mask', 'permute')},
+    'slices': {'order': ('slice', 'mask')},
+    'crop': {'order': ('crop',)},
+    'co_occurrence': {'order': ('substitute', 'insert')},
+    'disjoint_halves': {'split': 'disjoint_halves', 'order': ('mask',)},
+    'past_future': {'split': 'past_future', 'order': ()},
+    'two_windows': {'split': 'two_windows', 'order': ('mask',)},
+    'dropout': {'order': ()},
+  }
+
+
+def _grid() -> dict[str, dict]:
+  """View makers x weights of the off-diagonal term x projectors.
+
+  Names have no dot and no slash: they are keys of the config and folders.
+  """
+  weights = {
+    'plain': {'lambd': 0.05, 'scaling': 'none'},
+    'scaled': {'lambd': 1.0, 'scaling': 'off_diagonal'},
+  }
+  projectors = {
+    '256': {'projector': (256, 256, 256)},
+    '1024': {'projector': (1024, 1024, 1024)},
+  }
+  return {
+    '-'.join(names): {
+      'augment': _views()[names[0]],
+      'barlow_twins': {**weights[names[1]], **projectors[names[2]]},
+    }
+    for names in itertools.product(_views(), weights, projectors)
+  }
+
+
+def _options() -> dict[str, dict]:
+  """Each option alone."""
+  loss = {
+    'lambda_small': {'lambd': 0.005},
+    'lambda_large': {'lambd': 0.2},
+    'scaling_both': {'scaling': 'both'},
+    'momentum': {'correlation_momentum': 0.9},
+    'mixed': {'mixed_weight': 5.0},
+    'next_item_half': {'next_item_weight': 0.5},
+    'next_item': {'next_item_weight': 1.0},
+    'projector_256x1': {'projector': (256,)},
+    'projector_256x2': {'projector': (256, 256)},
+    'projector_64x3': {'projector': (64, 64, 64)},
+  }
+  return {
+    'base': {},
+    **{name: {'barlow_twins': options} for name, options in loss.items()},
+    **{
+      f'item_table_rate_{rate}': {'optimizer': {'item_table_rate': float(rate)}}
+      for rate in (3, 10)
+    },
+    **{
+      f'pooling_{pooling}': {'encoder': {'pooling': pooling}}
+      for pooling in ('last', 'class_token')
+    },
+    'batch_32': {'batch_size': 32},
+    'batch_32-momentum': {
+      'batch_size': 32,
+      'barlow_twins': {'correlation_momentum': 0.9},
+    },
+  }
+
+
+_SETS = {'grid': _grid, 'options': _options}
+
+
+def get_config(arg: str = 'synthetic') -> ConfigDict:
+  """Returns the config of an ablation.
+
+  Args:
+    arg: 'DATASET' or 'DATASET,SET'.
+  """
+  dataset, _, name = arg.partition(',')
+  config = study.get_config(dataset)
+  config.objective = 'barlow_twins'
+  config.evaluate_test = False
+  variants = _SETS[presets.pick('set', name or 'grid', _SETS)]()
+  config.study.pretrainings = ConfigDict(variants)
+  config.study.rows = ('random', *variants)
+  config.study.finetune = ()
+  # Validation shrinks with the labels; a tenth of it could tell nothing apart.
+  config.study.label_fractions = (1.0,)
+  return config
