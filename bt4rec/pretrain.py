@@ -18,6 +18,7 @@ from bt4rec import (
   health,
   optimizer,
   pipeline,
+  plans,
   pretext,
   pretrain_data,
   scoring,
@@ -82,7 +83,7 @@ class _Validation:
     self._events, self._max_length = dataset.items, config.max_length
     self._tables = tables
     if self._num_batches:
-      self._plan = pipeline.ExamplePlan(
+      self._plan = plans.ExamplePlan(
         windows, batch_size=config.batch_size, seed=config.seed
       )
     self._index = np.arange(config.batch_size, dtype=np.int32)
@@ -200,7 +201,7 @@ def _make_health(
   config: ConfigDict,
   dataset: SequenceDataset,
   model: pretext.Pretraining,
-  plan: pipeline.PretrainPlan,
+  plan: plans.PretrainPlan,
 ) -> Callable[[TrainState], dict]:
   """The verdict on the embeddings of the first windows of the training.
 

@@ -5,7 +5,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import packing, pipeline, pretext, splits, train_step
+from bt4rec import packing, plans, pretext, splits, train_step
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError
 
@@ -52,9 +52,9 @@ def choose_shape(
       f'0.'
     )
   windows = pretext.windows_per_user(config)
-  users = pipeline.trainable_users(visible, config.batch_size, windows)
+  users = plans.trainable_users(visible, config.batch_size, windows)
   return packing.choose_shape(
-    pipeline.window_lengths(visible[users], config.max_length, windows),
+    plans.window_lengths(visible[users], config.max_length, windows),
     batch_size=config.batch_size,
     max_length=config.max_length,
     max_cut=config.packing.max_cut,
@@ -69,7 +69,7 @@ def make_plan(
   dataset: SequenceDataset,
   visible: np.ndarray,
   shape: packing.Shape | None,
-) -> pipeline.PretrainPlan:
+) -> plans.PretrainPlan:
   """Draws the windows of every step; says how many tokens are real.
 
   Args:
@@ -79,7 +79,7 @@ def make_plan(
     shape: Rows to pack a batch into, or None.
   """
   windows = pretext.windows_per_user(config)
-  plan = pipeline.PretrainPlan(
+  plan = plans.PretrainPlan(
     dataset.offsets,
     visible,
     max_length=config.max_length,
@@ -96,7 +96,7 @@ def make_plan(
     visible.sum(),
     dataset.num_events,
   )
-  wanted = pipeline.window_lengths(
+  wanted = plans.window_lengths(
     visible[plan.users], config.max_length, windows
   ).mean()
   padded = wanted / config.max_length
@@ -163,7 +163,7 @@ def validation_windows(
   """
   windows = pretext.windows_per_user(config)
   visible = dataset.lengths - 1
-  chosen = pipeline.has_windows(visible, windows)
+  chosen = plans.has_windows(visible, windows)
   if config.pretrain_scope != 'leave_two_out' or config.inductive:
     split = splits.user_splits(dataset.user_ids, config.split_seed)
     chosen &= split['validation']
@@ -172,7 +172,7 @@ def validation_windows(
     priority = splits.user_hash(dataset.user_ids[users], 'validation')
     users = users[np.sort(np.argsort(priority)[:_MAX_VALIDATION_USERS])]
   visible = visible[users]
-  length = pipeline.window_lengths(visible, config.max_length, windows)
+  length = plans.window_lengths(visible, config.max_length, windows)
   end = dataset.offsets[users] + visible
   rows = {'users': users, 'start': end - length, 'length': length}
   if windows == 2:

@@ -17,6 +17,7 @@ from bt4rec import (
   heads,
   optimizer,
   pipeline,
+  plans,
   splits,
   train,
   train_step,
@@ -85,7 +86,7 @@ class Model:
 
   params: Any
   loss_fn: train_step.LossFn
-  rows: pipeline.Rows
+  rows: plans.Rows
   tables: dict[str, Any]
   embed: Callable[[Examples, Any], np.ndarray]
   head_of: Callable[[Any, Any], heads.TrainedHead]
@@ -152,9 +153,7 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
   batch_size = _batch_size(config.batch_size, len(setting.train))
   schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
   tx = optimizer.make_optimizer(config.optimizer, schedule)
-  plan = pipeline.ExamplePlan(
-    model.rows, batch_size=batch_size, seed=config.seed
-  )
+  plan = plans.ExamplePlan(model.rows, batch_size=batch_size, seed=config.seed)
   return train.Job(
     name=f'{task.name} {config.protocol}',
     state=create_train_state(

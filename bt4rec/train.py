@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import pipeline, train_step, writer
+from bt4rec import plans, train_step, writer
 from bt4rec.checkpoint import Checkpointer
 from bt4rec.errors import InputError, NonFiniteLossError
 from bt4rec.train_state import TrainState
@@ -52,7 +52,7 @@ class Job:
   name: str
   state: TrainState
   step: train_step.CompiledStep
-  feed: Callable[[int], Iterator[pipeline.Rows]]
+  feed: Callable[[int], Iterator[plans.Rows]]
   tables: dict[str, Any]
   total_steps: int
   batch_size: int

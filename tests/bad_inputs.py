@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bt4rec import datasets, pipeline
+from bt4rec import datasets, plans
 from bt4rec.datasets import archive, movielens, sequences, yelp
 from configs import base
 from tests import log_files
@@ -161,7 +161,7 @@ def _link() -> zipfile.ZipInfo:
 
 
 def _few_users(_: pathlib.Path):
-  return pipeline.PretrainPlan(
+  return plans.PretrainPlan(
     np.array([0, 3, 6, 9]),
     np.array([2, 1, 2]),
     max_length=2,

@@ -11,6 +11,7 @@ from bt4rec import (
   encoders,
   packing,
   pipeline,
+  plans,
   pretext,
   pretrain,
   train,
@@ -250,7 +251,7 @@ class TestPlan:
     )
     offsets = np.concatenate([[0], np.cumsum(visible)])
     items = np.arange(1, offsets[-1] + 1, dtype=np.int32)
-    plan = pipeline.PretrainPlan(
+    plan = plans.PretrainPlan(
       offsets,
       visible,
       max_length=9,

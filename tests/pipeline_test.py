@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import pipeline, splits
+from bt4rec import pipeline, plans, splits
 from bt4rec.datasets import sequences
 from bt4rec.errors import InputError
 
@@ -25,15 +25,15 @@ _ITEMS = np.random.default_rng(0).permutation(
 )
 
 
-def _plan(seed: int = 3, batch_size: int = _BATCH) -> pipeline.PretrainPlan:
-  return pipeline.PretrainPlan(
+def _plan(seed: int = 3, batch_size: int = _BATCH) -> plans.PretrainPlan:
+  return plans.PretrainPlan(
     _OFFSETS, _VISIBLE, max_length=_LENGTH, batch_size=batch_size, seed=seed
   )
 
 
-def _examples(start_dtype=np.int64) -> pipeline.ExamplePlan:
+def _examples(start_dtype=np.int64) -> plans.ExamplePlan:
   start = np.array([0, 4, 90, 20, 11], start_dtype)
-  return pipeline.ExamplePlan(
+  return plans.ExamplePlan(
     {
       'start': start,
       'length': np.array([3, 7, 6, 1, 2], np.int32),
@@ -68,7 +68,7 @@ def _assert_same(a: list, b: list, keys) -> None:
 class TestEpochOrder:
   @pytest.mark.parametrize('batch_size', [1, 4, 7, 10, 33])
   def test_every_example_comes_once_per_epoch(self, batch_size):
-    order = pipeline.EpochOrder(10, batch_size, seed=0)
+    order = plans.EpochOrder(10, batch_size, seed=0)
     num_batches = -(-40 // batch_size)
     stream = np.concatenate([order(step) for step in range(num_batches)])
     epochs = stream[:40].reshape(4, 10)
@@ -81,26 +81,26 @@ class TestEpochOrder:
     streams = [
       np.concatenate([order(step) for step in range(60 // size)])
       for size in (4, 5, 30)
-      for order in [pipeline.EpochOrder(11, size, seed=2)]
+      for order in [plans.EpochOrder(11, size, seed=2)]
     ]
     np.testing.assert_array_equal(streams[0], streams[1])
     np.testing.assert_array_equal(streams[0], streams[2])
 
   def test_is_a_pure_function_of_seed_and_step(self):
-    forward = pipeline.EpochOrder(11, 4, seed=2)
+    forward = plans.EpochOrder(11, 4, seed=2)
     steps = [forward(step) for step in range(9)]
     for step in (8, 3, 0, 5):
-      fresh = pipeline.EpochOrder(11, 4, seed=2)
+      fresh = plans.EpochOrder(11, 4, seed=2)
       np.testing.assert_array_equal(fresh(step), steps[step])
       np.testing.assert_array_equal(forward(step), steps[step])
 
   def test_depends_on_the_seed(self):
-    orders = [pipeline.EpochOrder(50, 50, seed)(0).tolist() for seed in (0, 1)]
+    orders = [plans.EpochOrder(50, 50, seed)(0).tolist() for seed in (0, 1)]
     assert orders[0] != orders[1]
 
   def test_no_example_is_refused(self):
     with pytest.raises(InputError, match='no example to train on'):
-      pipeline.EpochOrder(0, 4, 0)
+      plans.EpochOrder(0, 4, 0)
 
 
 class TestPretrainPlan:
@@ -158,7 +158,7 @@ class TestPretrainPlan:
 
   def test_nobody_with_two_visible_events_is_refused(self):
     with pytest.raises(InputError, match='no user has two events'):
-      pipeline.PretrainPlan(
+      plans.PretrainPlan(
         np.array([0, 3, 6]),
         np.array([1, 0]),
         max_length=5,
@@ -170,7 +170,7 @@ class TestPretrainPlan:
 class TestTwoWindows:
   def _plan(self, seed=3, **overrides):
     arguments = {'batch_size': 4, 'max_length': _LENGTH, **overrides}
-    return pipeline.PretrainPlan(
+    return plans.PretrainPlan(
       _OFFSETS, _VISIBLE, seed=seed, windows_per_user=2, **arguments
     )
 
@@ -216,7 +216,7 @@ class TestTwoWindows:
 
   def test_nobody_with_four_visible_events_is_refused(self):
     with pytest.raises(InputError, match='no user has four events'):
-      pipeline.PretrainPlan(
+      plans.PretrainPlan(
         np.array([0, 3, 6]),
         np.array([3, 3]),
         max_length=5,
@@ -264,7 +264,7 @@ class TestFeeds:
 
   def test_examples_without_windows_agree_to_the_bit(self):
     table = {'row': np.arange(9, dtype=np.int32), 'label': np.arange(9) % 2}
-    plan = pipeline.ExamplePlan(table, batch_size=4, seed=0)
+    plan = plans.ExamplePlan(table, batch_size=4, seed=0)
     host, device = (
       list(
         itertools.islice(
@@ -325,8 +325,8 @@ class TestFeeds:
       '  sys.modules[name] = None\n'
       'import jax.numpy as jnp\n'
       'import numpy as np\n'
-      'from bt4rec import datasets, pipeline\n'
-      'plan = pipeline.PretrainPlan(\n'
+      'from bt4rec import datasets, pipeline, plans\n'
+      'plan = plans.PretrainPlan(\n'
       '  np.array([0, 4, 9]), np.array([4, 5]),\n'
       '  max_length=3, batch_size=2, seed=0)\n'
       'items = np.arange(1, 10, dtype=np.int32)\n'
@@ -364,7 +364,7 @@ class TestLeaks:
     position = np.arange(num_events) - np.repeat(dataset.offsets[:-1], lengths)
     held_out = position >= np.repeat(visible, lengths)
     corrupted = np.where(held_out, -7, dataset.items).astype(np.int32)
-    plan = pipeline.PretrainPlan(
+    plan = plans.PretrainPlan(
       dataset.offsets, visible, max_length=5, batch_size=3, seed=0
     )
     before, after = (

@@ -243,7 +243,7 @@ class TestSaveAndLoad:
     program = f"""
 import resource
 import numpy as np
-from bt4rec import pipeline, pretrain_data, splits
+from bt4rec import pipeline, plans, pretrain_data, splits
 from bt4rec.datasets import sequences
 
 def data_bytes():
@@ -259,7 +259,7 @@ except MemoryError:
   print('no copy fits')
 dataset = sequences.load({str(tmp_path)!r})
 visible = splits.visible_lengths('shared', dataset.lengths)
-plan = pipeline.PretrainPlan(
+plan = plans.PretrainPlan(
   dataset.offsets, visible, max_length=50, batch_size=128, seed=0)
 feed = pipeline.feed(
   'device', plan, dataset.items, max_length=50, batch_size=128)
