@@ -53,10 +53,12 @@ def choose_shape(
     )
   windows = pretext.windows_per_user(config)
   users = plans.trainable_users(visible, config.batch_size, windows)
+  lengths = plans.window_lengths(visible[users], config.max_length, windows)
   return packing.choose_shape(
-    plans.window_lengths(visible[users], config.max_length, windows),
+    lengths,
     batch_size=config.batch_size,
-    max_length=config.max_length,
+    # Rows no longer than the longest window there is.
+    max_length=int(lengths.max()),
     max_cut=config.packing.max_cut,
     num_groups=num_groups,
     # A class token needs a slot, too.

@@ -14,6 +14,7 @@ from bt4rec import (
   plans,
   pretext,
   pretrain,
+  pretrain_data,
   train,
   train_step,
 )
@@ -307,3 +308,12 @@ def test_groups_are_one_a_device_by_default():
   assert isinstance(job.step, train_step.CompiledStep)
   # 16 windows in 8 groups of 2: their rows are numbered 0 and 1.
   assert next(job.feed(0))['row'].max() <= 1
+
+
+def test_rows_are_as_long_as_the_longest_window():
+  config = _packed_config(max_length=9)
+  dataset = tiny.dataset()
+  visible = np.full(dataset.num_users, 4)
+  shape = pretrain_data.choose_shape(config, visible)
+  # Two windows of 4 in each of 8 groups: a row each, and no slot is empty.
+  assert (shape.row_length, shape.rows_per_group) == (4, 2)
