@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 
+from bt4rec import figures
 from bt4rec.datasets import SequenceDataset
 
-_SIZE_INCHES = (5.0, 3.2)
-_COLOR = '#3366aa'
+_COLOR = figures.COLORS[0]
 
 
 def save_plots(dataset: SequenceDataset, directory: str) -> list[str]:
@@ -23,20 +23,12 @@ def save_plots(dataset: SequenceDataset, directory: str) -> list[str]:
   Raises:
     ImportError: If matplotlib, the extra `plots`, is not installed.
   """
-  # An extra: training does without it.
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  os.makedirs(directory, exist_ok=True)
   files = []
   for name, draw in _PLOTS.items():
-    figure = Figure(_SIZE_INCHES, layout='constrained')
-    axes = figure.add_subplot()
-    axes.spines[['top', 'right']].set_visible(False)
+    figure, (axes,) = figures.new_figure()
     draw(dataset, axes)
     axes.set_title(f'{dataset.name}: {name.replace("_", " ")}')
-    files.append(os.path.join(directory, f'{name}.png'))
-    FigureCanvasAgg(figure).print_png(files[-1])
+    files.append(figures.save(figure, os.path.join(directory, f'{name}.png')))
   return files
 
 
