@@ -137,6 +137,7 @@ class Encoder:
     k: int,
     *,
     exclude_seen: bool | None = None,
+    recall_target: float = 1.0,
   ) -> Recommendations:
     """The best items for each sequence, out of all of the catalogue.
 
@@ -148,13 +149,16 @@ class Encoder:
       k: Number of items.
       exclude_seen: Whether the items of a sequence, all of it, are left out;
         None does as the evaluation of the workdir.
+      recall_target: Expected share of the best items that is found, above 0; 1
+        finds all, less is quicker on a TPU, see `ranking.top_items`.
 
     Returns:
       Items and scores. They unpack: `items, scores = encoder.recommend(...)`.
 
     Raises:
-      InputError: As for `embed`; if k is not within the catalogue; if nothing
-        was trained that scores items: the text has the command that does.
+      InputError: As for `embed`; if k is not within the catalogue, or the
+        target not within (0, 1]; if nothing was trained that scores items: the
+        text has the command that does.
     """
     scorer = self.require_scorer()
     num_items = len(self.item_ids)
@@ -163,10 +167,16 @@ class Encoder:
         f'k={k} must be at least 1 and at most {num_items}, the number of '
         f'items.'
       )
+    if not 0 < recall_target <= 1:
+      raise InputError(
+        f'recall_target={recall_target} must be above 0 and at most 1.'
+      )
     tokens = vocabulary.encode(sequences, self.item_ids)
     if exclude_seen is None:
       exclude_seen = self.exclude_seen
-    rows, scores = scoring.top_items(scorer, tokens, k, exclude_seen)
+    rows, scores = scoring.top_items(
+      scorer, tokens, k, exclude_seen, recall_target
+    )
     empty = np.array('' if self.item_ids.dtype.kind == 'U' else -1)
     return Recommendations(
       np.where(rows >= 0, self.item_ids[rows], empty), scores

@@ -112,7 +112,11 @@ class HeadScorer:
 
 
 def top_items(
-  scorer: ItemScorer, histories: vocabulary.Tokens, k: int, exclude_seen: bool
+  scorer: ItemScorer,
+  histories: vocabulary.Tokens,
+  k: int,
+  exclude_seen: bool,
+  recall_target: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
   """The best items for each history.
 
@@ -121,6 +125,7 @@ def top_items(
     histories: The histories, none of them empty.
     k: Number of items.
     exclude_seen: Whether the items of a history, all of it, are left out.
+    recall_target: See `ranking.top_items`.
 
   Returns:
     [num_histories, k] int32 rows and float32 scores, as `ranking.top_items`.
@@ -139,7 +144,9 @@ def top_items(
       )
     else:
       seen = np.full((len(rows), 1), -1, np.int32)
-    found = ranking.top_items(queries[rows], table, bias, seen, k=k)
+    found = ranking.top_items(
+      queries[rows], table, bias, seen, k=k, recall_target=recall_target
+    )
     best[rows[:real]], scores[rows[:real]] = (part[:real] for part in found)
   return best, scores
 

@@ -85,6 +85,44 @@ def test_top_items_equal_a_whole_sort_whatever_the_block(item_block, k):
     assert scores[user].tolist() == expected
 
 
+def test_an_approximate_search_gives_real_scores_of_items_not_left_out():
+  rng = np.random.default_rng(3)
+  queries = rng.normal(size=(50, 5)).astype(np.float32)
+  table = rng.normal(size=(300, 5)).astype(np.float32)
+  bias = rng.normal(size=300).astype(np.float32)
+  seen = rng.integers(0, 300, (50, 40)).astype(np.int32)
+  rows, scores = ranking.top_items(
+    queries, table, bias, seen, k=20, item_block=64, recall_target=0.8
+  )
+  best, _ = ranking.top_items(queries, table, bias, seen, k=20)
+  rows, best = np.asarray(rows), np.asarray(best)
+  exact = queries @ table.T + bias
+  np.testing.assert_allclose(
+    scores, np.take_along_axis(exact, rows, axis=1), rtol=1e-5
+  )
+  for user in range(50):
+    assert len(set(rows[user])) == 20
+    assert not set(rows[user]) & set(seen[user])
+  found = [len(set(rows[u]) & set(best[u])) / 20 for u in range(50)]
+  assert np.mean(found) >= 0.8
+
+
+@pytest.mark.parametrize('name', ['rank_targets', 'top_items'])
+def test_no_copy_of_the_table_is_made(name):
+  queries, seen = jnp.zeros((4, 8)), jnp.zeros((4, 1), jnp.int32)
+  # Of no multiple of the block: padding would copy it.
+  table, bias = jnp.zeros((100_001, 8)), jnp.zeros(100_001)
+  if name == 'rank_targets':
+    compiled = ranking.rank_targets.lower(
+      queries, table, bias, jnp.zeros(4, jnp.int32), seen, item_block=1024
+    ).compile()
+  else:
+    compiled = ranking.top_items.lower(
+      queries, table, bias, seen, k=5, item_block=1024
+    ).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < table.nbytes / 10
+
+
 def test_the_rank_is_the_place_among_the_best():
   rng = np.random.default_rng(2)
   queries = rng.normal(size=(9, 5)).astype(np.float32)
