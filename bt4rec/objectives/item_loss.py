@@ -8,36 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from bt4rec.errors import InputError, choose
+from bt4rec.objectives.full_cross_entropy import full_cross_entropy
 
 # Above every token: sorts behind them all.
 _BEYOND = 2**30
 _NEVER = -1e9
-
-
-def full_cross_entropy(
-  query: jax.Array, target: jax.Array, table: jax.Array, bias: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Softmax cross-entropy over all items.
-
-  The loss of eq. (8) of Sun et al. (2019), BERT4Rec, arXiv 1904.06690, which
-  Klenitskiy and Vasilev (2023), arXiv 2309.07602, use for SASRec.
-
-  Args:
-    query: [batch, positions, dim] float.
-    target: [batch, positions] int, rows of the items to be predicted.
-    table: [num_items, dim] float; an item's score is
-      `query @ table[item] + bias[item]`.
-    bias: [num_items] float.
-
-  Returns:
-    [batch, positions] float32 losses, and bool: whether the target's score is
-    the largest.
-  """
-  scores = jnp.einsum('bpd,nd->bpn', query, table) + bias[None, None]
-  # Out of the scores, not by another product, so that it is equal to the bit.
-  own = jnp.take_along_axis(scores, target[..., None], axis=-1)[..., 0]
-  loss = jax.nn.logsumexp(scores, axis=-1) - own
-  return loss, own >= scores.max(-1)
 
 
 def sampled_cross_entropy(
@@ -255,8 +230,15 @@ class ItemLoss:
     """
     query = query.astype(jnp.float32)
     target = jnp.where(is_real, target - 1, 0)
+    weight = is_real.astype(jnp.float32)
     if self.name == 'full':
-      loss, right = full_cross_entropy(query, target, table, bias)
+      total, right = full_cross_entropy(
+        query.reshape(-1, query.shape[-1]),
+        target.reshape(-1),
+        weight.reshape(-1),
+        table,
+        bias,
+      )
     else:
       positive = jnp.einsum('bpd,bpd->bp', query, table[target]) + bias[target]
       drawn, is_valid, pool = _DRAWS[self.negatives_per](
@@ -267,9 +249,9 @@ class ItemLoss:
         self, positive, negative, is_valid, pool
       )
       best = jnp.where(is_valid, negative, _NEVER).max(-1)
-      right = positive > best
-    weight = is_real.astype(jnp.float32)
-    sums = (loss * weight).sum(), (right * weight).sum(), weight.sum()
+      total = (weight * loss).sum()
+      right = (weight * (positive > best)).sum()
+    sums = total, right, weight.sum()
     if axis_name:
       # Devices may hold different numbers of targets.
       sums = lax.pmean(sums, axis_name)
