@@ -1,28 +1,31 @@
 """Speed, as JSON lines: python -m bt4rec.benchmark.
 
 One line for each thing measured, rivals interleaved within one run: the input
-pipeline by feed, and the training step by objective, each with windows packed
-into rows and with one window a row. A line has the sizes, the median over the
-timed steps of `sequences_per_second` and `real_tokens_per_second` (padding does
-not count), the share of real tokens among those computed on, and, for a step,
-the time to compile and the peak memory.
+pipeline by feed; the training step by objective, each with windows packed into
+rows and with one window a row; making the views; embedding users; ranking the
+whole catalogue, and recommending from it. A line has the sizes, the median over
+the timed runs of `sequences_per_second` and `real_tokens_per_second` (padding
+does not count), the share of real tokens among those computed on, and the peak
+memory so far; of a step also its floating-point operations (XLA's count) and
+the seconds of the first run, which compiles.
+
+Two more lines are what the device can do: `matmul`, in operations a second,
+and `copy`, in bytes a second, read and written. `matmul_share` of the other
+lines is their rate over the first.
 """
 
 import json
-import resource
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from absl import flags
-from ml_collections import ConfigDict
 
-from bt4rec import command, pipeline, pretrain, pretrain_data
-from bt4rec.datasets import SequenceDataset, sequences
+from bt4rec import benchmark_lines, command, encoders
+from bt4rec.benchmark_lines import Sizes
 from bt4rec.errors import choose
-from configs import base
 
 _BATCH = flags.DEFINE_integer('batch', 256, 'Sequences of a batch.')
 _LENGTH = flags.DEFINE_integer('length', 50, 'Events of a window at most.')
@@ -48,212 +51,80 @@ _ONLY = flags.DEFINE_list(
   'only', [], 'Names of the lines to measure; none given: all of them.'
 )
 
-# Batches of the pipeline that are timed together: one takes too little time.
-_PIPELINE_BATCHES = 64
+# Width of the matrices, and floats copied, on a CPU and on other devices.
+_MATMUL = {'cpu': 2_048}
+_MATMUL_OF_OTHERS = 8_192
+_COPY = {'cpu': 2**26}
+_COPY_OF_OTHERS = 2**30
 
 
-def _full(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
-  del rng
-  return np.full(count, length)
+def _ceilings(sizes: Sizes) -> Iterator[dict]:
+  """What the device can do at best, measured in this run."""
+  platform = jax.default_backend()
+  config = sizes.config('barlow_twins', False, 'device')
+  dtype = encoders.compute_dtype(config)
+  width = _MATMUL.get(platform, _MATMUL_OF_OTHERS)
+  square = jnp.full((width, width), 1 / width, dtype)
+  multiply = jax.jit(lambda x: x @ x)
+  seconds = _median_seconds(lambda: multiply(square))
+  yield {
+    'name': 'matmul',
+    'width': width,
+    'dtype': sizes.dtype,
+    'device': jax.devices()[0].device_kind,
+    'flops_per_second': round(2 * width**3 / seconds),
+  }
+  floats = jnp.zeros(_COPY.get(platform, _COPY_OF_OTHERS))
+  add = jax.jit(lambda x: x + 1)
+  seconds = _median_seconds(lambda: add(floats))
+  yield {
+    'name': 'copy',
+    'bytes': floats.nbytes,
+    'device': jax.devices()[0].device_kind,
+    'bytes_per_second': round(2 * floats.nbytes / seconds),
+  }
 
 
-def _uniform(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
-  return rng.integers(min(5, length), length + 1, count)
-
-
-def _yelp(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
-  # Five events at least, as after a 5-core filter.
-  return np.minimum(4 + rng.geometric(0.16, count), length)
-
-
-_DISTRIBUTIONS = {'full': _full, 'uniform': _uniform, 'yelp': _yelp}
-
-
-def make_dataset() -> SequenceDataset:
-  """Random items for users whose windows have the lengths asked for.
-
-  With --prepared the arrays of that folder, mapped into memory.
-  """
-  if _PREPARED.value:
-    return sequences.load(_PREPARED.value)
-  rng = np.random.default_rng(0)
-  draw = choose('lengths', _LENGTHS.value, _DISTRIBUTIONS)
-  # Two events more are hidden from pre-training.
-  lengths = 2 + draw(rng, max(32 * _BATCH.value, 6_040), _LENGTH.value)
-  user = np.repeat(np.arange(len(lengths)), lengths)
-  return sequences.from_indexed_events(
-    'benchmark',
-    np.arange(len(lengths)),
-    user,
-    np.arange(_ITEMS.value),
-    # Every item occurs.
-    np.resize(rng.permutation(_ITEMS.value), len(user)),
-    np.arange(len(user)),
-  )
-
-
-def make_config(objective: str, is_packed: bool, feed: str) -> ConfigDict:
-  """The config of a pre-training with the sizes of the flags."""
-  config = base.get_config()
-  config.objective = objective
-  config.pretrain_scope = 'leave_two_out'
-  config.max_length = _LENGTH.value
-  config.batch_size = _BATCH.value
-  config.compute_dtype = _DTYPE.value
-  config.feed = feed
-  config.packing.enabled = is_packed
-  config.encoder.dim = _DIM.value
-  config.encoder.num_layers = _LAYERS.value
-  config.encoder.num_heads = _HEADS.value
-  config.encoder.dropout = _DROPOUT.value
-  config.barlow_twins.projector = (_PROJECTOR.value,) * 3
-  return config
-
-
-class _Measured:
-  """One line: a thing that is run again and again, in turn with others."""
-
-  def __init__(self, name: str, **settings):
-    self.name, self.settings = name, settings
-    self.seconds: list[float] = []
-    self.tokens: list[int] = []
-    self.share = 0.0
-
-  def line(self, sequences_per_run: int) -> dict:
-    """The line; rates are of the median run."""
-    median = statistics.median(self.seconds[_WARMUP.value :])
-    tokens = statistics.mean(self.tokens)
-    return {
-      'name': self.name,
-      **self.settings,
-      'batch': _BATCH.value,
-      'length': _LENGTH.value,
-      'lengths': _PREPARED.value or _LENGTHS.value,
-      'median_seconds': round(median, 5),
-      'sequences_per_second': round(sequences_per_run / median, 1),
-      'real_tokens_per_second': round(tokens / median, 1),
-      'real_token_share': round(self.share, 3),
-      'peak_memory_bytes': _peak_memory_bytes(),
-    }
-
-
-class _Pipeline(_Measured):
-  """Order, windows, packing and gather on the host, to the step's door."""
-
-  def __init__(self, feed: str, is_packed: bool, dataset: SequenceDataset):
-    super().__init__('pipeline', feed=feed, packed=is_packed)
-    config = make_config('barlow_twins', is_packed, feed)
-    visible = pretrain_data.visible_events(dataset, config)
-    shape = pretrain_data.choose_shape(config, visible)
-    self._plan = pretrain_data.make_plan(config, dataset, visible, shape)
-    self._slots = shape.slots_per_sequence if shape else config.max_length
-    self._batches = pipeline.feed(
-      feed,
-      self._plan,
-      dataset.items,
-      max_length=config.max_length,
-      batch_size=config.batch_size,
-    )
-    self._step = 0
-
-  def run(self) -> None:
+def _median_seconds(call: Callable) -> float:
+  seconds = []
+  for _ in range(1 + _STEPS.value):
     start = time.perf_counter()
-    for _ in range(_PIPELINE_BATCHES):
-      jax.block_until_ready(jax.device_put(next(self._batches)))
-    self.seconds.append(time.perf_counter() - start)
-    first, self._step = self._step, self._step + _PIPELINE_BATCHES
-    lengths = [self._plan(step)['length'] for step in range(first, self._step)]
-    self.tokens.append(int(np.sum(lengths)))
-    self.share = float(np.mean(lengths)) / self._slots
-
-  def describe(self) -> dict:
-    return self.line(_PIPELINE_BATCHES * _BATCH.value)
-
-
-class _Step(_Measured):
-  """A whole training step: views, encoder, loss, gradient and update."""
-
-  def __init__(self, objective: str, is_packed: bool, dataset: SequenceDataset):
-    super().__init__(
-      f'{_STEP_NAMES[objective]}_step',
-      packed=is_packed,
-      dim=_DIM.value,
-      layers=_LAYERS.value,
-      heads=_HEADS.value,
-      items=dataset.catalogue.num_items,
-      projector=_PROJECTOR.value,
-      dropout=_DROPOUT.value,
-      dtype=_DTYPE.value,
-      device=jax.devices()[0].device_kind,
-    )
-    config = make_config(objective, is_packed, 'device')
-    self._job = pretrain.make_job(config, dataset)
-    self._state = self._job.step.replicate(self._job.state)
-    self._tables = self._job.step.replicate(self._job.tables)
-    self._batches = self._job.feed(0)
-    shape = pretrain_data.choose_shape(
-      config, pretrain_data.visible_events(dataset, config)
-    )
-    self._slots = shape.slots_per_sequence if shape else config.max_length
-    self._compile_seconds = self._once()[0]
-
-  def _once(self) -> tuple[float, int]:
-    rows = next(self._batches)
-    batch = {**self._job.step.place_batch(rows), **self._tables}
-    start = time.perf_counter()
-    self._state, _ = self._job.step(self._state, batch)
-    jax.block_until_ready(self._state)
-    return time.perf_counter() - start, int(rows['length'].sum())
-
-  def run(self) -> None:
-    seconds, tokens = self._once()
-    self.seconds.append(seconds)
-    self.tokens.append(tokens)
-    self.share = statistics.mean(self.tokens) / _BATCH.value / self._slots
-
-  def describe(self) -> dict:
-    return {
-      **self.line(_BATCH.value),
-      'first_step_seconds': round(self._compile_seconds, 2),
-    }
-
-
-# Objective -> what its step is called in the lines.
-_STEP_NAMES = {'barlow_twins': 'pretrain', 'dual_encoder': 'dual_encoder'}
-
-
-def _peak_memory_bytes() -> int:
-  """Peak of the device, or of the process where the device is the host."""
-  stats = jax.devices()[0].memory_stats() or {}
-  if 'peak_bytes_in_use' in stats:
-    return stats['peak_bytes_in_use']
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _rivals(name: str, dataset: SequenceDataset) -> Iterator[_Pipeline | _Step]:
-  for is_packed in (False, True):
-    if name == 'pipeline':
-      for feed in ('tf.data', 'device'):
-        yield _Pipeline(feed, is_packed, dataset)
-    else:
-      yield _Step(name, is_packed, dataset)
+    jax.block_until_ready(call())
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds[1:])
 
 
 def main(argv: list[str]) -> None:
   """Prints the lines."""
   del argv
-  names = {'pipeline': 'pipeline'} | {
-    f'{line}_step': objective for objective, line in _STEP_NAMES.items()
-  }
-  wanted = [choose('only', name, names) for name in _ONLY.value or names]
-  dataset = make_dataset()
-  for name in wanted:
-    rivals = list(_rivals(name, dataset))
+  lines = benchmark_lines.LINES
+  wanted = [choose('only', name, lines) for name in _ONLY.value or lines]
+  sizes = Sizes(
+    batch=_BATCH.value,
+    length=_LENGTH.value,
+    dim=_DIM.value,
+    layers=_LAYERS.value,
+    heads=_HEADS.value,
+    items=_ITEMS.value,
+    projector=_PROJECTOR.value,
+    dropout=_DROPOUT.value,
+    lengths=_LENGTHS.value,
+    prepared=_PREPARED.value,
+    dtype=_DTYPE.value,
+  )
+  dataset = sizes.dataset()
+  matmul_flops = 0.0
+  for ceiling in _ceilings(sizes):
+    matmul_flops = matmul_flops or ceiling['flops_per_second']
+    print(json.dumps(ceiling), flush=True)
+  for make_rivals in wanted:
+    rivals = list(make_rivals(sizes, dataset))
     for _ in range(_WARMUP.value + _STEPS.value):
       for rival in rivals:
         rival.run()
     for rival in rivals:
-      print(json.dumps(rival.describe()), flush=True)
+      line = rival.describe(_WARMUP.value, matmul_flops)
+      print(json.dumps(line), flush=True)
 
 
 if __name__ == '__main__':

@@ -131,6 +131,14 @@ class CompiledStep:
     """Runs one step; `state` is donated and must not be used again."""
     return self._step(state, batch)
 
+  def flops(self, state: TrainState, batch: Batch) -> float:
+    """Floating-point operations of a step before XLA optimises it.
+
+    XLA's count, over all devices under 'jit' and of one under 'pmap'; padding
+    counts, and the body of a loop counts once.
+    """
+    return self._step.lower(state, batch).cost_analysis()['flops']
+
   def place_batch(self, batch: dict[str, np.ndarray]) -> Batch:
     """Splits arrays with the batch as leading axis over the devices.
 

@@ -1,0 +1,94 @@
+"""The lines of the benchmark: what they claim to have computed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bt4rec.benchmark_lines import LINES, Sizes
+
+# Short windows, so that several fit into a row.
+_SIZES = Sizes(
+  batch=16,
+  length=24,
+  dim=8,
+  layers=1,
+  heads=2,
+  items=90,
+  projector=10,
+  dropout=0.0,
+  lengths='yelp',
+  prepared='',
+  dtype='float32',
+)
+
+
+@pytest.fixture(scope='module')
+def measured():
+  """Name -> the rivals and their lines; the first of two runs is no count."""
+  dataset = _SIZES.dataset()
+  found = {}
+  for name, make_rivals in LINES.items():
+    rivals = list(make_rivals(_SIZES, dataset))
+    for _ in range(2):
+      for rival in rivals:
+        rival.run()
+    found[name] = [(rival, rival.describe(1, 1e9)) for rival in rivals]
+  return found
+
+
+@pytest.mark.parametrize('name', LINES)
+def test_rates_follow_from_the_seconds(name, measured):
+  for rival, line in measured[name]:
+    assert line['name'] == name
+    sequences = 16 * (64 if name == 'pipeline' else 1)
+    seconds = rival.seconds[1]
+    assert line['sequences_per_second'] == pytest.approx(
+      sequences / seconds, rel=0.01, abs=0.1
+    )
+    tokens = np.mean(rival.tokens)
+    assert 0 < tokens <= sequences * 24
+    assert line['real_tokens_per_second'] == pytest.approx(
+      tokens / seconds, rel=0.01, abs=0.1
+    )
+    assert 0 < line['real_token_share'] <= 1
+    assert line['peak_memory_bytes'] > 0
+    if 'flops' in line:
+      assert line['matmul_share'] == pytest.approx(
+        line['flops'] / seconds / 1e9, rel=0.01, abs=0.001
+      )
+
+
+def test_packing_computes_on_less_padding(measured):
+  (_, padded), (_, packed) = measured['pretrain_step']
+  assert not padded['packed'] and packed['packed']
+  assert packed['real_token_share'] > padded['real_token_share']
+  assert packed['flops'] < padded['flops']
+
+
+def test_a_step_has_the_operations_of_its_matrix_products(measured):
+  (_, padded), _ = measured['dual_encoder_step']
+  tokens = 16 * 24
+  # A block's twelve matrices of dim x dim, and scores and mixture of the
+  # attention; twice as much backwards as forwards.
+  products = 2 * tokens * 12 * 8 * 8 + 2 * 2 * tokens * 24 * 8
+  # The rest is softmax, norms, update: not small at this width.
+  assert 3 * products < padded['flops'] < 6 * 3 * products
+
+
+def test_ranking_has_two_passes_over_the_catalogue(measured):
+  ((_, ranking),) = measured['full_ranking']
+  ((_, recommend),) = measured['recommend']
+  assert ranking['flops'] == 2 * 2 * 16 * 90 * 8
+  assert recommend['flops'] == 2 * 16 * 90 * 8
+
+
+@pytest.mark.parametrize('lengths', ['full', 'uniform', 'yelp'])
+def test_windows_have_the_lengths_asked_for(lengths):
+  sizes = dataclasses.replace(_SIZES, lengths=lengths)
+  made = sizes.dataset()
+  # Two events more are hidden from pre-training.
+  visible = made.lengths - 2
+  assert made.catalogue.num_items == 90
+  assert visible.max() == 24
+  assert visible.min() == (24 if lengths == 'full' else 5)
