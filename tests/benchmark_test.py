@@ -10,7 +10,7 @@ from bt4rec.benchmark_lines import LINES, Sizes
 # Short windows, so that several fit into a row.
 _SIZES = Sizes(
   batch=16,
-  length=24,
+  length=40,
   dim=8,
   layers=1,
   heads=2,
@@ -47,7 +47,7 @@ def test_rates_follow_from_the_seconds(name, measured):
       sequences / seconds, rel=0.01, abs=0.1
     )
     tokens = np.mean(rival.tokens)
-    assert 0 < tokens <= sequences * 24
+    assert 0 < tokens <= sequences * 40
     assert line['real_tokens_per_second'] == pytest.approx(
       tokens / seconds, rel=0.01, abs=0.1
     )
@@ -68,10 +68,10 @@ def test_packing_computes_on_less_padding(measured):
 
 def test_a_step_has_the_operations_of_its_matrix_products(measured):
   (_, padded), _ = measured['dual_encoder_step']
-  tokens = 16 * 24
+  tokens = 16 * 40
   # A block's twelve matrices of dim x dim, and scores and mixture of the
   # attention; twice as much backwards as forwards.
-  products = 2 * tokens * 12 * 8 * 8 + 2 * 2 * tokens * 24 * 8
+  products = 2 * tokens * 12 * 8 * 8 + 2 * 2 * tokens * 40 * 8
   # The rest is softmax, norms, update: not small at this width.
   assert 3 * products < padded['flops'] < 6 * 3 * products
 
@@ -90,5 +90,5 @@ def test_windows_have_the_lengths_asked_for(lengths):
   # Two events more are hidden from pre-training.
   visible = made.lengths - 2
   assert made.catalogue.num_items == 90
-  assert visible.max() == 24
-  assert visible.min() == (24 if lengths == 'full' else 5)
+  assert visible.max() == 40
+  assert visible.min() == (40 if lengths == 'full' else 5)
