@@ -105,6 +105,24 @@ def _make_objective(config, catalogue, axis_name) -> nn.Module:
   return WeightedSum(FrozenDict(parts), FrozenDict(weights))
 
 
+def num_negatives(config: ConfigDict, num_items: int) -> int | None:
+  """How many negatives a prediction of the objective is compared with.
+
+  Args:
+    config: A whole config of a pre-training.
+    num_items: Size of the catalogue.
+
+  Returns:
+    The number, of a sum the largest of its parts; None without negatives.
+  """
+  counts = [
+    _NUM_NEGATIVES[name](config, num_items)
+    for name in parse_sum(config.objective, OBJECTIVES)
+    if name in _NUM_NEGATIVES
+  ]
+  return max(counts, default=None)
+
+
 def make_recipe(config: ConfigDict) -> views.Recipe:
   """How two views are made.
 
@@ -247,4 +265,19 @@ OBJECTIVES: dict[str, Callable] = {
   'masked_item': _make_masked_item,
   'next_item': _make_next_item,
   'vicreg': functools.partial(_two_views, 'vicreg', VICReg),
+}
+
+
+def _of_item_loss(config: ConfigDict, num_items: int) -> int:
+  if config.item_loss.name == 'full':
+    return num_items - 1
+  return config.item_loss.num_negatives
+
+
+# Objective -> (config, items) -> negatives; the others have none.
+_NUM_NEGATIVES: dict[str, Callable[[ConfigDict, int], int]] = {
+  'dual_encoder': lambda config, _: config.batch_size - 1,
+  'info_nce': lambda config, _: 2 * (config.batch_size - 1),
+  'masked_item': _of_item_loss,
+  'next_item': _of_item_loss,
 }
