@@ -63,6 +63,46 @@ class Pretraining(nn.Module):
     return self.objective.candidates(self.encoder)
 
 
+@functools.partial(jax.jit, static_argnames='model')
+def project_views(
+  model: Pretraining, variables: dict, batch: dict, rng: jax.Array
+) -> jax.Array:
+  """The projections of two views, as the loss of a training step gets them.
+
+  So dropout is on, and the projector normalises by the batch given, not by
+  running averages.
+
+  Args:
+    model: The model; its objective, or a part of a sum, makes two views.
+    variables: `params`, and `batch_stats` where there are statistics.
+    batch: `items` [batch, length] int32, `index` [batch] and the tables of the
+      pre-training.
+    rng: Key of views and dropout.
+
+  Returns:
+    [batch, 2, projection dim] float32.
+  """
+
+  def is_projector(module: nn.Module, method: str) -> bool:
+    own = isinstance(module, encoders.Projector) and method == '__call__'
+    # Terms besides that of the views have projectors of other names.
+    return own and module.name == 'projector'
+
+  dropout, objective = jax.random.split(rng)
+  _, found = model.apply(
+    variables,
+    batch,
+    objective,
+    train=True,
+    rngs={'dropout': dropout},
+    mutable=['batch_stats', 'intermediates'],
+    capture_intermediates=is_projector,
+  )
+  # The first call is that of the views; mixed users come after them.
+  z = jax.tree.leaves(found['intermediates'])[0]
+  return z.reshape(-1, 2, z.shape[-1])
+
+
 def make_model(
   config: ConfigDict,
   catalogue: Catalogue,

@@ -53,16 +53,9 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
       f'--config.init_from={encoder.directory}, the workdir it was run on.'
     )
   meta = encoder.meta
-  found, expected = (
-    meta['split_fingerprint'],
-    splits.fingerprint(task.dataset),
+  splits.check_fingerprint(
+    meta['split_fingerprint'], task.dataset, config.init_from
   )
-  if found != expected:
-    raise InputError(
-      f'the checkpoint in {config.init_from} was made from a split with '
-      f'fingerprint {found}, the data given have {expected}; evaluate on the '
-      f'data it was trained from.'
-    )
   lengths = task.dataset.lengths
   visible = splits.visible_lengths(meta['pretrain_scope'], lengths)
   if (visible > task.held_out_from()).any():
