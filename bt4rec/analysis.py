@@ -1,5 +1,6 @@
 """What representations look like: maps, neighbours, users with their label."""
 
+import itertools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -232,6 +233,21 @@ def user_neighbours(
   )
 
 
+def columns_table(columns: dict[str, list[str]]) -> str:
+  """Columns side by side as a Markdown table, of equal length or not.
+
+  Args:
+    columns: Heading -> cells.
+  """
+  # A bar in a title would end the cell.
+  cells = [
+    [cell.replace('|', r'\|') for cell in column] for column in columns.values()
+  ]
+  rows = [list(columns), ['---'] * len(columns)]
+  rows += [list(row) for row in itertools.zip_longest(*cells, fillvalue='')]
+  return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
 def _title(catalogue: Catalogue, row: int) -> str:
   return str(catalogue.titles[row]) or str(catalogue.item_ids[row])
 
@@ -259,12 +275,11 @@ def _item(catalogue: Catalogue, row: int) -> str:
 def _table(
   queries: list[str], near: list[list[str]], cosines: np.ndarray, head: str
 ) -> str:
-  lines = [f'| {head} | nearest | cosine |', '| --- | --- | --- |']
-  for query, names, values in zip(queries, near, cosines, strict=True):
-    for name, value in zip(names, values, strict=True):
-      cells = (query, name, f'{value:.2f}')
-      # A bar in a title would end the cell.
-      cells = tuple(cell.replace('|', r'\|') for cell in cells)
-      lines.append(f'| {" | ".join(cells)} |')
-      query = ''  # Named once.
-  return '\n'.join(lines)
+  again = [''] * (cosines.shape[1] - 1)  # A query is named once.
+  return columns_table(
+    {
+      head: [cell for query in queries for cell in (query, *again)],
+      'nearest': [name for names in near for name in names],
+      'cosine': [f'{value:.2f}' for value in cosines.ravel()],
+    }
+  )

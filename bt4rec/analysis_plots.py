@@ -7,7 +7,58 @@ from bt4rec.analysis import Plane
 
 # Categories with a colour of their own on a map; the others are grey.
 _COLOURED = 6
+# Number in the log -> what it is called.
+_CORRELATION_TERMS = {
+  'diagonal': 'mean of the diagonal',
+  'off_diagonal_rms': 'rms of the rest',
+}
 _GREY = '#b0b0b0'
+
+
+def health_curves(lines: list[dict]):
+  """Effective rank over the steps, and what was logged of a correlation.
+
+  Args:
+    lines: Lines of the `metrics.jsonl` of a pre-training.
+
+  Returns:
+    A figure; of objectives without a correlation it has the rank alone.
+  """
+  rank = _series(lines, 'effective_rank')
+  # In a weighted sum the names carry that of the objective.
+  terms = {
+    label: found
+    for name, label in _CORRELATION_TERMS.items()
+    if (found := _series(lines, name))
+  }
+  figure, axes = figures.new_figure(1 + bool(terms), width=4.4)
+  axes[0].plot(*zip(*rank, strict=True), **figures.series_style(0))
+  axes[0].set(
+    xlabel='step (updates)',
+    ylabel='effective rank (dimensions)',
+    ylim=(0, None),
+  )
+  for number, (label, found) in enumerate(terms.items()):
+    style = figures.series_style(number)
+    axes[1].plot(
+      *zip(*found, strict=True), label=label, **{**style, 'marker': ''}
+    )
+  if terms:
+    axes[1].set(
+      xlabel='step (updates)', ylabel='correlation of the views', ylim=(0, 1)
+    )
+    axes[1].legend(frameon=False)
+  return figure
+
+
+def _series(lines: list[dict], name: str) -> list[tuple[int, float]]:
+  """(step, value) of the numbers called so, also as part of a sum."""
+  return [
+    (line['step'], value)
+    for line in lines
+    for key, value in line.items()
+    if key.rpartition('/')[2] == name
+  ]
 
 
 def correlation_maps(matrices: dict[str, np.ndarray]):
