@@ -42,6 +42,8 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def show_progress() -> None:
   """Lets this package say on standard error what it does, and no other."""
+  # A program has it from `app.run`, a notebook does not.
+  logging.use_absl_handler()
   _quiet_libraries()
   logging.set_verbosity(logging.INFO)
   logging.set_stderrthreshold(logging.INFO)
