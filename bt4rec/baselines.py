@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bt4rec import evaluate, splits
+from bt4rec import evaluate, popularity, splits
 from bt4rec.datasets import synthetic
 from bt4rec.tasks import Examples, Task
 
@@ -22,11 +22,7 @@ def majority(
   dataset = task.dataset
   if task.is_ranking:
     visible = splits.visible_lengths('shared', dataset.lengths)
-    position = splits.positions_within(dataset.lengths)
-    items = dataset.items[position < np.repeat(visible, dataset.lengths)]
-    counts = np.bincount(items, minlength=dataset.catalogue.vocabulary_size)[
-      1:-1
-    ]
+    counts = popularity.item_counts(dataset, visible)
     return evaluate.evaluate(
       task,
       test,

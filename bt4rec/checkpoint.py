@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,13 +44,17 @@ class Checkpointer:
   Args:
     workdir: The output directory; checkpoints lie in `checkpoints/`.
     keep: Number of latest checkpoints to keep.
+    keep_steps: Steps whose checkpoints are kept besides.
   """
 
-  def __init__(self, workdir: str, keep: int = 1):
+  def __init__(
+    self, workdir: str, keep: int = 1, keep_steps: Sequence[int] = ()
+  ):
     self._directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
     _remove_broken_metrics(self._directory)
     policies = [
       checkpoint_managers.LatestN(keep),
+      checkpoint_managers.CustomSteps(keep_steps),
       checkpoint_managers.BestN(
         get_metric_fn=lambda metrics: metrics[_METRIC],
         reverse=True,
@@ -155,9 +159,33 @@ class Checkpointer:
       )
     return step
 
-  def restore_best_model(self) -> TrainedModel:
-    """As `restore_best`, but only the model and without a template."""
-    step = self._best_or_latest()
+  def find(self, step: int | None = None) -> int:
+    """The step itself, or that of `restore_best` for None.
+
+    Raises:
+      InputError: If there is no checkpoint of it.
+    """
+    if step is None:
+      return self._best_or_latest()
+    steps = sorted(self._manager.all_steps())
+    if step not in steps:
+      raise InputError(
+        f'{self._directory} holds no checkpoint of step {step}; there are '
+        f'those of {", ".join(map(str, steps)) or "none"}. Which steps a '
+        f'training keeps, besides the best one, keep_steps says.'
+      )
+    return step
+
+  def restore_model(self, step: int | None = None) -> TrainedModel:
+    """Restores only the model, without a template.
+
+    Args:
+      step: Step of the checkpoint; None is that of `restore_best`.
+
+    Raises:
+      InputError: If there is none, or it cannot be read.
+    """
+    step = self.find(step)
     with self._reading(step):
       metadata = self._manager.item_metadata(step)['state']
       if metadata is None:
@@ -230,19 +258,32 @@ def _remove_broken_metrics(directory: str) -> None:
       os.remove(path)
 
 
-def restore_model(workdir: str) -> TrainedModel:
-  """Restores the model of a workdir's best checkpoint on one device.
+def step_of(workdir: str, step: int | None = None) -> int:
+  """Step of the checkpoint that `restore_model` takes."""
+  checkpointer = Checkpointer(workdir)
+  try:
+    return checkpointer.find(step)
+  finally:
+    checkpointer.close()
+
+
+def restore_model(workdir: str, step: int | None = None) -> TrainedModel:
+  """Restores the model of one of a workdir's checkpoints on one device.
 
   Nothing but the directory is needed: the tree comes from the checkpoint.
 
+  Args:
+    workdir: The output directory of a training.
+    step: Step of the checkpoint; None is the best.
+
   Raises:
-    InputError: If there is no checkpoint.
+    InputError: If there is no such checkpoint.
   """
   directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
   if not os.path.isdir(directory):
     raise InputError(f'{directory} does not exist; run the training first.')
   checkpointer = Checkpointer(workdir)
   try:
-    return checkpointer.restore_best_model()
+    return checkpointer.restore_model(step)
   finally:
     checkpointer.close()

@@ -36,10 +36,17 @@ def run(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
       _fail('interrupted; the same command continues.', 130)
 
+  show_progress()
+  app.run(guarded, flags_parser=_parse)
+
+
+def show_progress() -> None:
+  """Lets this package say on standard error what it does, and no other."""
+  # A program has it from `app.run`, a notebook does not.
+  logging.use_absl_handler()
   _quiet_libraries()
   logging.set_verbosity(logging.INFO)
   logging.set_stderrthreshold(logging.INFO)
-  app.run(guarded, flags_parser=_parse)
 
 
 def define_config(config: ConfigDict, text: str) -> None:

@@ -7,7 +7,16 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import protocols, provenance, splits, supervised, tasks, workdir
+from bt4rec import (
+  checkpoint,
+  pretext,
+  protocols,
+  provenance,
+  splits,
+  supervised,
+  tasks,
+  workdir,
+)
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError, choose
 
@@ -38,6 +47,16 @@ def run(
     raise InputError(
       f'label_fraction={config.label_fraction} must be above 0 and at most 1.'
     )
+  if any(k < 1 for k in config.cold_start):
+    raise InputError(
+      f'cold_start={tuple(config.cold_start)} must be numbers of events, at '
+      f'least 1.'
+    )
+  if config.init_step >= 0 and not config.init_from:
+    raise InputError(
+      f'init_step={config.init_step} is the step of a checkpoint of init_from, '
+      f'which is not set; name the workdir of a pre-training.'
+    )
   task = tasks.make_task(config.task, dataset, config.split_seed)
   protocol = choose('protocol', config.protocol, protocols.PROTOCOLS)
   labelled, validation = task.train_and_validation(
@@ -51,27 +70,30 @@ def run(
     len(labelled),
     len(validation),
   )
-  outcome = protocol(
-    supervised.Setting(
-      config,
-      directory,
-      task,
-      labelled,
-      validation,
-      cache or supervised.FeatureCache(),
-    )
+  setting = supervised.Setting(
+    config,
+    directory,
+    task,
+    labelled,
+    validation,
+    cache or supervised.FeatureCache(),
   )
+  outcome = protocol(setting)
   return {
     'dataset': dataset.name,
     'task': task.name,
-    'objective': config.label or _objective_of(config),
+    'objective': config.label or _objective_of(config, setting.source),
+    'variant': config.variant,
     'protocol': config.protocol,
     'label_fraction': config.label_fraction,
     'seed': config.seed,
+    'pretraining': _describe(setting),
     'metrics': outcome.metrics,
     'validation': outcome.validation,
+    'cold_start': outcome.cold_start,
+    'by_popularity': outcome.by_popularity,
     # Item scores of a pre-training use no label.
-    'num_train': 0 if config.protocol == 'direct' else len(labelled),
+    'num_train': 0 if config.protocol == 'direct' else outcome.num_train,
     'num_test': len(outcome.outcomes),
     'split_fingerprint': splits.fingerprint(dataset),
     'inductive': config.inductive,
@@ -81,14 +103,25 @@ def run(
   }
 
 
-def _objective_of(config: ConfigDict) -> str:
+def _describe(setting: supervised.Setting) -> dict:
+  """What of the pre-training its results may depend on, {} without."""
+  config, source = setting.config, setting.source
+  if source is None:
+    return {}
+  num_items = setting.task.dataset.catalogue.num_items
+  return {
+    'batch_size': source.batch_size,
+    'total_steps': source.total_steps,
+    'step': checkpoint.step_of(config.init_from, protocols.init_step(config)),
+    'num_negatives': pretext.num_negatives(source, num_items),
+  }
+
+
+def _objective_of(config: ConfigDict, source: ConfigDict | None) -> str:
   """What the row of the table is called by default."""
   if config.protocol in ('majority', 'oracle', 'scratch'):
     return config.protocol
-  if not config.init_from:
-    return 'random'
-  pretraining = workdir.read_config(config.init_from)
-  return pretraining.label or pretraining.objective
+  return (source.label or source.objective) if source else 'random'
 
 
 def write_result(directory: str, result: dict) -> None:
@@ -101,8 +134,13 @@ def write_result(directory: str, result: dict) -> None:
 
 
 def cell_name(line: dict) -> str:
-  """Name of a finished evaluation, unique within a study."""
-  return '-'.join(
-    str(line[key])
-    for key in ('task', 'protocol', 'objective', 'label_fraction', 'seed')
-  )
+  """Name of a finished evaluation, unique within a study.
+
+  Args:
+    line: A line of `results.jsonl`; one without `variant` is of none.
+  """
+  keys = ('task', 'protocol', 'objective', 'label_fraction', 'seed')
+  parts = [str(line[key]) for key in keys]
+  if line.get('variant'):
+    parts.append(line['variant'])
+  return '-'.join(parts)

@@ -213,7 +213,7 @@ class Encoder:
     return digest.hexdigest()[:16]
 
 
-def load_encoder(directory: str) -> Encoder:
+def load_encoder(directory: str, step: int | None = None) -> Encoder:
   """Loads the encoder of a workdir, its best checkpoint by validation.
 
   What scores items, for `Encoder.recommend`, comes with it from a downstream
@@ -224,10 +224,11 @@ def load_encoder(directory: str) -> Encoder:
     directory: A workdir of a pre-training or of a downstream run. A probe's
       holds a head alone; the encoder comes from the pre-training it was run
       on, which must lie where it was, or beside the probe.
+    step: Step of another checkpoint (`keep_steps`); None is the best.
 
   Raises:
-    InputError: If the directory holds no encoder, or the probe's encoder is
-      missing or has changed.
+    InputError: If the directory holds no such encoder, or the probe's encoder
+      is missing or has changed.
   """
   directory = os.path.abspath(directory)
   config = workdir.read_config(directory)
@@ -237,7 +238,7 @@ def load_encoder(directory: str) -> Encoder:
       f'{directory} is the workdir of a study; name that of one of its '
       f'pre-trainings, such as {directory}/pretrain/barlow_twins-0.'
     )
-  model = checkpoint.restore_model(directory)
+  model = checkpoint.restore_model(directory, step)
   if 'encoder' not in model.params:
     encoder = _encoder_of_probe(directory, model.meta)
     table = heads.probe_table(encoder.item_table)
@@ -290,7 +291,7 @@ def _encoder_of_probe(directory: str, meta: dict) -> Encoder:
       f'not exist; put that workdir back, or at {beside}.'
     )
   for path in found:
-    encoder = load_encoder(path)
+    encoder = load_encoder(path, meta.get('encoder_step'))
     if encoder.digest() == meta['encoder_digest']:
       return encoder
   raise InputError(

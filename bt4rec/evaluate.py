@@ -38,10 +38,12 @@ def rank_examples(
     float ranks.
   """
   ranks, log_probabilities = np.empty((2, len(examples)), np.float32)
+  starts = examples.starts(task.dataset.offsets)
   for rows, real in pipeline.padded_blocks(len(examples), _BLOCK):
     if exclude_seen:
-      starts = task.dataset.offsets[examples.users[rows]]
-      seen = ranking.seen_items(task.dataset.items, starts, examples.ends[rows])
+      seen = ranking.seen_items(
+        task.dataset.items, starts[rows], examples.ends[rows]
+      )
     else:
       seen = np.full((len(rows), 1), -1, np.int32)
     rank, log_probability = ranking.rank_targets(

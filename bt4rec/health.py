@@ -11,28 +11,53 @@ _NO_SPREAD = 0.01
 
 
 @jax.jit
-def spectrum(h: jax.Array) -> dict[str, jax.Array]:
-  """Rank and spread of embeddings.
-
-  The effective rank is the exponential of the entropy of the normalised
-  singular values, RankMe, eq. (1) of Garrido et al. (2023),
-  https://arxiv.org/abs/2210.02885, of the centred embeddings.
+def singular_values(h: jax.Array) -> jax.Array:
+  """The singular values of centred embeddings, the largest first.
 
   Args:
     h: [num_users, dim] float.
 
   Returns:
-    Scalars `effective_rank`, `embedding_std` (root of the mean variance of a
-    dimension) and `relative_spread` (that over the root mean square).
+    [min(num_users, dim)] float32.
+  """
+  h = h.astype(jnp.float32)
+  return jnp.linalg.svd(h - h.mean(0, keepdims=True), compute_uv=False)
+
+
+@jax.jit
+def effective_rank(values: jax.Array) -> jax.Array:
+  """How many directions singular values are spread over.
+
+  The exponential of the entropy of their shares: RankMe, eq. (1) of Garrido
+  et al. (2023), https://arxiv.org/abs/2210.02885.
+
+  Args:
+    values: [num_values] float, at least 0.
+
+  Returns:
+    [] float32, between 1 and the number of values.
+  """
+  share = values / jnp.maximum(values.sum(), 1e-12)
+  return jnp.exp(-jnp.sum(share * jnp.log(share + 1e-12)))
+
+
+@jax.jit
+def spectrum(h: jax.Array) -> dict[str, jax.Array]:
+  """Rank and spread of embeddings.
+
+  Args:
+    h: [num_users, dim] float.
+
+  Returns:
+    Scalars `effective_rank` (of the centred embeddings), `embedding_std`
+    (root of the mean variance of a dimension) and `relative_spread` (that over
+    the root mean square).
   """
   h = h.astype(jnp.float32)
   centered = h - h.mean(0, keepdims=True)
-  values = jnp.linalg.svd(centered, compute_uv=False)
-  share = values / jnp.maximum(values.sum(), 1e-12)
-  entropy = -jnp.sum(share * jnp.log(share + 1e-12))
   std = jnp.sqrt((centered**2).mean())
   return {
-    'effective_rank': jnp.exp(entropy),
+    'effective_rank': effective_rank(singular_values(h)),
     'embedding_std': std,
     'relative_spread': std / jnp.maximum(jnp.sqrt((h**2).mean()), 1e-12),
   }

@@ -63,6 +63,46 @@ class Pretraining(nn.Module):
     return self.objective.candidates(self.encoder)
 
 
+@functools.partial(jax.jit, static_argnames='model')
+def project_views(
+  model: Pretraining, variables: dict, batch: dict, rng: jax.Array
+) -> jax.Array:
+  """The projections of two views, as the loss of a training step gets them.
+
+  So dropout is on, and the projector normalises by the batch given, not by
+  running averages.
+
+  Args:
+    model: The model; its objective, or a part of a sum, makes two views.
+    variables: `params`, and `batch_stats` where there are statistics.
+    batch: `items` [batch, length] int32, `index` [batch] and the tables of the
+      pre-training.
+    rng: Key of views and dropout.
+
+  Returns:
+    [batch, 2, projection dim] float32.
+  """
+
+  def is_projector(module: nn.Module, method: str) -> bool:
+    own = isinstance(module, encoders.Projector) and method == '__call__'
+    # Terms besides that of the views have projectors of other names.
+    return own and module.name == 'projector'
+
+  dropout, objective = jax.random.split(rng)
+  _, found = model.apply(
+    variables,
+    batch,
+    objective,
+    train=True,
+    rngs={'dropout': dropout},
+    mutable=['batch_stats', 'intermediates'],
+    capture_intermediates=is_projector,
+  )
+  # The first call is that of the views; mixed users come after them.
+  z = jax.tree.leaves(found['intermediates'])[0]
+  return z.reshape(-1, 2, z.shape[-1])
+
+
 def make_model(
   config: ConfigDict,
   catalogue: Catalogue,
@@ -103,6 +143,24 @@ def _make_objective(config, catalogue, axis_name) -> nn.Module:
     return parts[config.objective]
   # Hashable, since `jit` takes models as static arguments.
   return WeightedSum(FrozenDict(parts), FrozenDict(weights))
+
+
+def num_negatives(config: ConfigDict, num_items: int) -> int | None:
+  """How many negatives a prediction of the objective is compared with.
+
+  Args:
+    config: A whole config of a pre-training.
+    num_items: Size of the catalogue.
+
+  Returns:
+    The number, of a sum the largest of its parts; None without negatives.
+  """
+  counts = [
+    _NUM_NEGATIVES[name](config, num_items)
+    for name in parse_sum(config.objective, OBJECTIVES)
+    if name in _NUM_NEGATIVES
+  ]
+  return max(counts, default=None)
 
 
 def make_recipe(config: ConfigDict) -> views.Recipe:
@@ -247,4 +305,19 @@ OBJECTIVES: dict[str, Callable] = {
   'masked_item': _make_masked_item,
   'next_item': _make_next_item,
   'vicreg': functools.partial(_two_views, 'vicreg', VICReg),
+}
+
+
+def _of_item_loss(config: ConfigDict, num_items: int) -> int:
+  if config.item_loss.name == 'full':
+    return num_items - 1
+  return config.item_loss.num_negatives
+
+
+# Objective -> (config, items) -> negatives; the others have none.
+_NUM_NEGATIVES: dict[str, Callable[[ConfigDict, int], int]] = {
+  'dual_encoder': lambda config, _: config.batch_size - 1,
+  'info_nce': lambda config, _: 2 * (config.batch_size - 1),
+  'masked_item': _of_item_loss,
+  'next_item': _of_item_loss,
 }

@@ -154,16 +154,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   plain = pretext.make_model(config, dataset.catalogue, None)
   schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
   tx = optimizer.make_optimizer(config.optimizer, schedule)
-  tables = {
-    'log_q': jnp.asarray(pretrain_data.log_item_probability(dataset, visible))
-  }
-  recipe = pretext.make_recipe(config)
-  if recipe.needs_correlated and pretext.makes_views(model.objective):
-    tables['correlated'] = jnp.asarray(
-      co_occurrence.correlated_items(
-        dataset, visible, config.augment.num_correlated
-      )
-    )
+  tables = make_tables(config, dataset, visible, model)
   step_tables = dict(tables)
   if config.feed == 'device':
     step_tables['events'] = jnp.asarray(dataset.items)
@@ -195,6 +186,33 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     health=_make_health(config, dataset, plain, plan),
     **settings,
   )
+
+
+def make_tables(
+  config: ConfigDict,
+  dataset: SequenceDataset,
+  visible: np.ndarray,
+  model: pretext.Pretraining,
+) -> dict[str, jax.Array]:
+  """What every batch of a pre-training gets besides its own rows.
+
+  Args:
+    config: A whole config.
+    dataset: The dataset.
+    visible: [num_users] int, how many first events of each user may be seen.
+    model: The model, whose objective decides what is needed.
+  """
+  tables = {
+    'log_q': jnp.asarray(pretrain_data.log_item_probability(dataset, visible))
+  }
+  recipe = pretext.make_recipe(config)
+  if recipe.needs_correlated and pretext.makes_views(model.objective):
+    tables['correlated'] = jnp.asarray(
+      co_occurrence.correlated_items(
+        dataset, visible, config.augment.num_correlated
+      )
+    )
+  return tables
 
 
 def _make_health(
@@ -249,7 +267,26 @@ def _feed(first_step, *, config, plan, items):
 
 
 def _initial_state(config, model, tx, tables) -> TrainState:
-  init_rng, train_rng = jax.random.split(jax.random.key(config.seed))
+  _, train_rng = jax.random.split(jax.random.key(config.seed))
+  return create_train_state(
+    initial_variables(config, model, tables), tx, train_rng
+  )
+
+
+def initial_variables(
+  config: ConfigDict, model: pretext.Pretraining, tables: dict[str, jax.Array]
+) -> dict:
+  """What the training starts from: the parameters of the config's seed.
+
+  Args:
+    config: A whole config.
+    model: The model, made without a mapped axis.
+    tables: See `make_tables`.
+
+  Returns:
+    `params`, and `batch_stats` where there are statistics.
+  """
+  init_rng, _ = jax.random.split(jax.random.key(config.seed))
   # The shapes alone matter; two rows are enough for the batch statistics.
   batch = {
     'items': jnp.ones((2, config.max_length), jnp.int32),
@@ -258,10 +295,9 @@ def _initial_state(config, model, tx, tables) -> TrainState:
   }
   if pretext.windows_per_user(config) == 2:
     batch['other_items'] = batch['items']
-  variables = jax.jit(functools.partial(model.init, train=False))(
+  return jax.jit(functools.partial(model.init, train=False))(
     init_rng, batch, init_rng
   )
-  return create_train_state(variables, tx, train_rng)
 
 
 def run(

@@ -32,6 +32,11 @@ from bt4rec.supervised import (
 from bt4rec.tasks import Examples, Task
 
 
+def init_step(config: ConfigDict) -> int | None:
+  """Step of the checkpoint of `init_from`, None for the best."""
+  return None if config.init_step < 0 else config.init_step
+
+
 def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
   """Loads the pre-trained encoder, or makes a random one.
 
@@ -41,23 +46,16 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
   """
   if not config.init_from:
     return encode.random_encoder(config, task.dataset.catalogue, config.seed)
-  encoder = encode.load_encoder(config.init_from)
+  encoder = encode.load_encoder(config.init_from, init_step(config))
   if encoder.directory != os.path.abspath(config.init_from):
     raise InputError(
       f'{config.init_from} holds a head without an encoder (a probe); use '
       f'--config.init_from={encoder.directory}, the workdir it was run on.'
     )
   meta = encoder.meta
-  found, expected = (
-    meta['split_fingerprint'],
-    splits.fingerprint(task.dataset),
+  splits.check_fingerprint(
+    meta['split_fingerprint'], task.dataset, config.init_from
   )
-  if found != expected:
-    raise InputError(
-      f'the checkpoint in {config.init_from} was made from a split with '
-      f'fingerprint {found}, the data given have {expected}; evaluate on the '
-      f'data it was trained from.'
-    )
   lengths = task.dataset.lengths
   visible = splits.visible_lengths(meta['pretrain_scope'], lengths)
   if (visible > task.held_out_from()).any():
@@ -74,11 +72,21 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
   return encoder
 
 
+def _refuse_init(config: ConfigDict) -> None:
+  if config.init_from:
+    raise InputError(
+      f'protocol={config.protocol} works without pre-training, but init_from '
+      f'is set; clear it, or use protocol=probe or finetune.'
+    )
+
+
 def probe(setting: Setting) -> Outcome:
   """A linear head on a frozen encoder."""
   config, task, cache = setting.config, setting.task, setting.cache
   encoder = load_init(config, task)
-  name = config.init_from or f'random {config.seed}'
+  name = f'{config.init_from} {config.init_step}'
+  if not config.init_from:
+    name = f'random {config.seed}'
   setting = dataclasses.replace(
     setting, train=_subsample(setting.train, config, task)
   )
@@ -109,7 +117,11 @@ def probe(setting: Setting) -> Outcome:
       params['head'], batch_stats, tables.get('item_table')
     ),
     batch_stats={'mean': jnp.asarray(mean), 'std': jnp.asarray(std)},
-    meta={'encoder': encoder.directory, 'encoder_digest': encoder.digest()},
+    meta={
+      'encoder': encoder.directory,
+      'encoder_step': init_step(config),
+      'encoder_digest': encoder.digest(),
+    },
   )
   return train_and_test(setting, model)
 
@@ -117,11 +129,8 @@ def probe(setting: Setting) -> Outcome:
 def finetune(setting: Setting) -> Outcome:
   """Encoder and head trained together, from a pre-training or from scratch."""
   config, task = setting.config, setting.task
-  if config.protocol == 'scratch' and config.init_from:
-    raise InputError(
-      'protocol=scratch trains without pre-training, but init_from is set; '
-      'clear it, or use protocol=finetune.'
-    )
+  if config.protocol == 'scratch':
+    _refuse_init(config)
   if config.protocol == 'finetune' and not config.init_from:
     raise InputError(
       'protocol=finetune needs a pre-training; name its workdir with '
@@ -209,6 +218,7 @@ def direct(setting: Setting) -> Outcome:
 
 def majority(setting: Setting) -> Outcome:
   """The same answer for everybody."""
+  _refuse_init(setting.config)
   return outcome_of(
     setting,
     lambda examples: baselines.majority(
@@ -220,6 +230,7 @@ def majority(setting: Setting) -> Outcome:
 def oracle(setting: Setting) -> Outcome:
   """The best possible answer, where the truth is known."""
   config, task = setting.config, setting.task
+  _refuse_init(config)
   if task.dataset.name != 'synthetic':
     raise InputError(
       f'protocol=oracle needs the synthetic dataset, whose truth is known, '

@@ -1,20 +1,29 @@
-"""Where a result came from: commit, versions, device."""
+"""Where a result came from: commit, versions, device; and do they fit."""
 
 import importlib.metadata
+import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 
 import jax
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from bt4rec.errors import InputError
 
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def describe() -> dict:
-  """Returns `commit`, `versions` and `device` of this process.
+  """Returns `commit`, `versions`, `device` and `command` of this process.
 
-  The commit carries '+dirty' where the tree has changes, and is 'unknown'
-  outside of a git checkout.
+  The commit is the one that pip installed from, or that of the checkout,
+  with '+dirty' where the tree has changes, or 'unknown'. The command is ''
+  where it is not one of ours.
   """
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   devices = jax.devices()
@@ -22,17 +31,100 @@ def describe() -> dict:
     'commit': _commit(),
     'versions': {'python': platform.python_version(), **versions},
     'device': f'{len(devices)} x {devices[0].device_kind}',
+    'command': _command(),
   }
+
+
+def _command() -> str:
+  # What `python -m` was given; None in a notebook.
+  spec = sys.modules['__main__'].__spec__
+  if spec is None or not spec.name.startswith('bt4rec.'):
+    return ''
+  return shlex.join(['python', '-m', spec.name, *sys.argv[1:]])
+
+
+def check_versions(distribution: str = 'bt4rec') -> None:
+  """Checks Python and the packages against the bounds of what is installed.
+
+  Args:
+    distribution: The installed package whose metadata has the bounds.
+
+  Raises:
+    InputError: If it is not installed; if a package it requires is missing or
+      out of bounds; or if one has been imported in another version than is
+      installed by now, as after an upgrade in a running notebook.
+  """
+  try:
+    metadata = importlib.metadata.metadata(distribution)
+  except importlib.metadata.PackageNotFoundError as error:
+    raise InputError(
+      f'{distribution} is not installed, so the versions it needs are not '
+      f'known; install it with pip, from a git URL or in a checkout with '
+      f'"pip install -e .".'
+    ) from error
+  problems = []
+  python = metadata.get('Requires-Python')
+  if python and not SpecifierSet(python).contains(platform.python_version()):
+    problems.append(f'Python {platform.python_version()}, needed {python}')
+  for text in metadata.get_all('Requires-Dist') or []:
+    problems += _problem_of(Requirement(text))
+  if problems:
+    raise InputError(
+      f'{distribution} does not fit what is installed: {"; ".join(problems)}. '
+      f'Install it again in a fresh environment; where a package was upgraded '
+      f'in a running notebook, restart its runtime and run the cells again.'
+    )
+
+
+def _problem_of(needed: Requirement) -> list[str]:
+  """What is wrong with a required package, if anything."""
+  if needed.marker and not needed.marker.evaluate({'extra': ''}):
+    return []
+  try:
+    installed = importlib.metadata.version(needed.name)
+  except importlib.metadata.PackageNotFoundError:
+    return [f'{needed.name} is missing, needed {needed.specifier}']
+  if not needed.specifier.contains(installed, prereleases=True):
+    return [f'{needed.name} {installed}, needed {needed.specifier}']
+  # Most modules are named as their distribution.
+  module = sys.modules.get(needed.name.replace('-', '_'))
+  imported = getattr(module, '__version__', installed)
+  if Version(imported) != Version(installed):
+    return [f'{needed.name} {imported} is imported, {installed} installed']
+  return []
 
 
 def _commit() -> str:
   here = os.path.dirname(os.path.abspath(__file__))
+  installed = _installed_commit(here)
+  if installed:
+    return installed[:12]
   try:
     commit = _git(here, 'rev-parse', '--short=12', 'HEAD')
     changes = _git(here, 'status', '--porcelain', '--untracked-files=no')
   except (OSError, subprocess.CalledProcessError):
     return 'unknown'
   return commit + ('+dirty' if changes else '')
+
+
+def _installed_commit(package: str) -> str:
+  """What pip noted of a git URL (PEP 610), '' if it installed from none.
+
+  It comes first: the environment may lie within another project's checkout.
+
+  Args:
+    package: The folder this package is imported from.
+  """
+  try:
+    distribution = importlib.metadata.distribution('bt4rec')
+  except importlib.metadata.PackageNotFoundError:
+    return ''
+  if os.path.realpath(distribution.locate_file('bt4rec')) != os.path.realpath(
+    package
+  ):
+    return ''
+  origin = json.loads(distribution.read_text('direct_url.json') or '{}')
+  return origin.get('vcs_info', {}).get('commit_id', '')
 
 
 def _git(directory: str, *arguments: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bt4rec.datasets.sequences import SequenceDataset
-from bt4rec.errors import choose
+from bt4rec.errors import InputError, choose
 
 # A history shorter than this has no favourite category to hold out.
 MIN_EVENTS_FOR_FAVORITE = 10
@@ -120,6 +120,28 @@ def fingerprint(dataset: SequenceDataset) -> str:
   for _, _, position in _held_out_blocks(dataset):
     digest.update(position.astype('<i8').tobytes())
   return digest.hexdigest()[:16]
+
+
+def check_fingerprint(
+  recorded: str, dataset: SequenceDataset, directory: str
+) -> None:
+  """Checks that a checkpoint was trained from these data.
+
+  Args:
+    recorded: The fingerprint stored with the checkpoint.
+    dataset: The data given.
+    directory: The checkpoint's workdir, for the message.
+
+  Raises:
+    InputError: If the fingerprints differ.
+  """
+  given = fingerprint(dataset)
+  if recorded != given:
+    raise InputError(
+      f'the checkpoint in {directory} was made from a split with '
+      f'fingerprint {recorded}, the data given have {given}; use the data it '
+      f'was trained from.'
+    )
 
 
 def _held_out_blocks(

@@ -15,7 +15,15 @@ from collections.abc import Iterator
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import downstream, pretrain, report, supervised, tasks, workdir
+from bt4rec import (
+  downstream,
+  pretrain,
+  report,
+  result_lines,
+  supervised,
+  tasks,
+  workdir,
+)
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError, choose
 from bt4rec.writer import format_seconds
@@ -80,17 +88,19 @@ def cells(config: ConfigDict) -> Iterator[Cell]:
   study = config.study
   for name in study.tasks:
     choose('task', name, tasks.TASKS)
-  rows = dict(_WITHOUT_PRETRAINING) | dict.fromkeys(study.pretrainings, '')
+  trained = [*study.pretrainings, *study.encoders]
+  rows = dict(_WITHOUT_PRETRAINING) | dict.fromkeys(trained, '')
   for name in study.rows:
     choose('row of the study', name, rows)
   for name in study.finetune:
-    choose('fine-tuned row of the study', name, dict(study.pretrainings))
+    choose('fine-tuned row of the study', name, dict.fromkeys(trained))
   for seed in study.seeds:
     for row in study.rows:
       if row in _WITHOUT_PRETRAINING:
         protocols = [_WITHOUT_PRETRAINING[row]]
       else:
-        yield Cell('pretrain', row, '', 0.0, seed)
+        if row not in study.encoders:
+          yield Cell('pretrain', row, '', 0.0, seed)
         protocols = ['probe'] + ['finetune'] * (row in study.finetune)
       for task in study.tasks:
         for protocol in protocols:
@@ -122,7 +132,9 @@ def cell_config(config: ConfigDict, cell: Cell, directory: str) -> ConfigDict:
   derived.protocol = cell.kind
   derived.label = cell.objective
   derived.label_fraction = cell.label_fraction
-  if cell.objective not in _WITHOUT_PRETRAINING:
+  if cell.objective in config.study.encoders:
+    derived.init_from = config.study.encoders[cell.objective]
+  elif cell.objective not in _WITHOUT_PRETRAINING:
     source = dataclasses.replace(cell, kind='pretrain')
     derived.init_from = os.path.join(directory, source.directory)
   return derived
@@ -162,9 +174,7 @@ def run(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
       progress.show(cell, summary, time.monotonic() - start)
     else:
       progress.skip(cell)
-  text = report.make_report([directory])
-  workdir.write_atomically(os.path.join(directory, 'report.md'), text)
-  return text
+  return report.write_report(directory)
 
 
 def _run_cell(config, cell, directory, dataset, cache) -> str:
@@ -184,7 +194,7 @@ def _run_cell(config, cell, directory, dataset, cache) -> str:
   if cell.kind == 'probe':
     # Heads are cheap to train again and many.
     shutil.rmtree(path)
-  metric = report.HEADLINES[cell.task]
+  metric = result_lines.HEADLINES[cell.task]
   numbers = result['metrics'] or result['validation']
   return f'{metric} {numbers[metric]:.3f}'
 

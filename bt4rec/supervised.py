@@ -18,9 +18,12 @@ from bt4rec import (
   optimizer,
   pipeline,
   plans,
+  popularity,
+  pretrain_data,
   splits,
   train,
   train_step,
+  workdir,
 )
 from bt4rec.errors import InputError
 from bt4rec.tasks import Examples, Task
@@ -41,9 +44,9 @@ class FeatureCache:
     self, name: str, encoder: encode.Encoder, task: Task, examples: Examples
   ) -> np.ndarray:
     """[num_examples, dim] float32; `name` tells encoders apart."""
-    key = (name, examples.ends.tobytes(), examples.users.tobytes())
+    windows = examples.windows(task.dataset.offsets, encoder.max_length)
+    key = (name, windows['start'].tobytes(), windows['length'].tobytes())
     if key not in self._features:
-      windows = examples.windows(task.dataset.offsets, encoder.max_length)
       self._features[key] = encoder.embed_windows(task.dataset.items, **windows)
     return self._features[key]
 
@@ -67,6 +70,20 @@ class Setting:
   train: Examples
   validation: Examples
   cache: FeatureCache
+
+  @functools.cached_property
+  def source(self) -> ConfigDict | None:
+    """The config of the pre-training, None if there is none."""
+    if not self.config.init_from:
+      return None
+    return workdir.read_config(self.config.init_from)
+
+  @functools.cached_property
+  def visible(self) -> np.ndarray:
+    """[num_users] int64, events of each user that pre-training may see."""
+    return pretrain_data.visible_events(
+      self.task.dataset, self.source or self.config
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +119,20 @@ class Outcome:
     metrics: The test metrics, among them `loss`; empty without a test.
     outcomes: [num_test] float32, rank or rightness of each test example.
     validation: The metrics of the selected step on validation.
+    num_train: Number of examples trained on.
+    cold_start: Events the test inputs are cut to -> metrics.
+    by_popularity: The metrics of test examples grouped by their target's
+      number of visible events; see `popularity.metrics_by_popularity`.
   """
 
   metrics: dict[str, float]
   outcomes: np.ndarray
   validation: dict[str, float]
+  num_train: int
+  cold_start: dict[str, dict[str, float]] = dataclasses.field(
+    default_factory=dict
+  )
+  by_popularity: list[dict] = dataclasses.field(default_factory=list)
 
 
 def outcome_of(
@@ -119,10 +145,24 @@ def outcome_of(
     setting: What a protocol is run on.
     numbers_of: Gives an evaluation's metrics and outcomes.
   """
+  config, task, num_train = setting.config, setting.task, len(setting.train)
   validation, _ = numbers_of(setting.validation)
-  if not setting.config.evaluate_test:
-    return Outcome({}, np.empty(0, np.float32), validation)
-  return Outcome(*numbers_of(setting.task.test()), validation)
+  if not config.evaluate_test:
+    return Outcome({}, np.empty(0, np.float32), validation, num_train)
+  test = task.test()
+  numbers, outcomes = numbers_of(test)
+  return Outcome(
+    numbers,
+    outcomes,
+    validation,
+    num_train,
+    {str(k): numbers_of(test.cut(k))[0] for k in config.cold_start},
+    popularity.metrics_by_popularity(
+      task.dataset, setting.visible, test.labels, outcomes
+    )
+    if task.is_ranking
+    else [],
+  )
 
 
 def train_and_test(setting: Setting, model: Model) -> Outcome:

@@ -24,35 +24,52 @@ class Examples:
     ends: [num_examples] int64, index of the cut in the flat event array; the
       input is the user's events before it.
     labels: [num_examples] int32, see `Task.label_weights`.
+    cut_to: The input is cut to its newest events, for cold start; 0 does not.
   """
 
   users: np.ndarray
   ends: np.ndarray
   labels: np.ndarray
+  cut_to: int = 0
 
   def __len__(self) -> int:
     return len(self.users)
 
   def take(self, chosen: np.ndarray) -> 'Examples':
     """The examples of an index or boolean array."""
-    return Examples(self.users[chosen], self.ends[chosen], self.labels[chosen])
+    return dataclasses.replace(
+      self,
+      users=self.users[chosen],
+      ends=self.ends[chosen],
+      labels=self.labels[chosen],
+    )
+
+  def cut(self, length: int) -> 'Examples':
+    """The same examples of users of whom only the newest events are known."""
+    return dataclasses.replace(self, cut_to=length)
+
+  def starts(self, offsets: np.ndarray) -> np.ndarray:
+    """[num_examples] int64, index of the first event of each input.
+
+    Args:
+      offsets: [num_users + 1] int64, of the dataset.
+    """
+    first = offsets[self.users]
+    return np.maximum(first, self.ends - self.cut_to) if self.cut_to else first
 
   def windows(
-    self, offsets: np.ndarray, max_length: int, cut_to: int = 0
+    self, offsets: np.ndarray, max_length: int
   ) -> dict[str, np.ndarray]:
     """The newest events of each input.
 
     Args:
       offsets: [num_users + 1] int64, of the dataset.
       max_length: Events of a window at most.
-      cut_to: Cuts each input to its newest events, for cold start; 0 does
-        not.
 
     Returns:
       `start` [num_examples] int64 and `length` [num_examples] int32.
     """
-    most = min(max_length, cut_to) if cut_to else max_length
-    length = np.minimum(self.ends - offsets[self.users], most)
+    length = np.minimum(self.ends - self.starts(offsets), max_length)
     return {'start': self.ends - length, 'length': length.astype(np.int32)}
 
 

@@ -47,6 +47,7 @@ class Job:
     health: State -> numbers and the verdict, or None.
     health_every_steps: Period of `health`.
     tensorboard: Whether to write TensorBoard events.
+    keep_steps: Steps whose checkpoints are made and kept besides.
   """
 
   name: str
@@ -67,6 +68,7 @@ class Job:
   health: Callable[[TrainState], dict] | None = None
   health_every_steps: int = 0
   tensorboard: bool = True
+  keep_steps: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -108,7 +110,7 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
     NonFiniteLossError: At the first loss or update that is not finite.
     SystemExit: After SIGTERM, with status 143, when the state is saved.
   """
-  checkpointer = Checkpointer(workdir, job.keep_checkpoints)
+  checkpointer = Checkpointer(workdir, job.keep_checkpoints, job.keep_steps)
   with contextlib.closing(checkpointer), _stop_signal() as stop:
     restored = checkpointer.restore_latest(job.state)
     state, selection = job.state, _Selection()
@@ -172,7 +174,9 @@ class _Run:
         self._log()
       if last or self._step % job.eval_every_steps == 0:
         self._evaluate_and_save()
-      elif self._is_due(job.checkpoint_every_steps):
+      elif (
+        self._is_due(job.checkpoint_every_steps) or self._step in job.keep_steps
+      ):
         self._save()
       if stop.is_set():
         self._save()
@@ -294,9 +298,15 @@ def settings(config: ConfigDict) -> dict[str, Any]:
       raise InputError(f'{name}={config[name]} must be at least 1.')
   if config.seed < 0:
     raise InputError(f'seed={config.seed} must be at least 0.')
+  if any(not 0 <= step <= config.total_steps for step in config.keep_steps):
+    raise InputError(
+      f'keep_steps={tuple(config.keep_steps)} must lie between 0 and '
+      f'total_steps={config.total_steps}.'
+    )
   others = ('checkpoint_every_steps', 'keep_checkpoints', 'patience')
   return {
     'select': f'validation_{config.select_by}',
+    'keep_steps': tuple(config.keep_steps),
     **{
       name: config[name]
       for name in (*positive, *others, 'health_every_steps', 'tensorboard')

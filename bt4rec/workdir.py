@@ -92,13 +92,20 @@ def check_config(config: ConfigDict, workdir: str) -> None:
 def read_config(workdir: str) -> ConfigDict:
   """Reads `config.json` of a workdir.
 
+  A field that is younger than the workdir gets its default, which is what was
+  done before there was the field.
+
   Raises:
     InputError: If there is none.
   """
+  from configs import base  # The defaults; configs import nothing from here.
+
   path = os.path.join(workdir, 'config.json')
+  # Through JSON, so that lists are lists in both.
+  defaults = json.loads(base.get_config().to_json_best_effort())
   try:
     with open(path) as f:
-      return ConfigDict(json.load(f))
+      return ConfigDict(_complete(json.load(f), defaults))
   except (OSError, ValueError) as error:
     raise InputError(
       f'cannot read {path} ({error}); name a workdir in which a job has run.'
@@ -130,6 +137,19 @@ def downstream_command(config: ConfigDict, init_from: str, task: str) -> str:
       f'--workdir={init_from}-{task}',
     ]
   )
+
+
+def _complete(tree: dict, defaults: dict) -> dict:
+  """The tree with what it lacks of the defaults."""
+  return {
+    **defaults,
+    **{
+      key: _complete(value, defaults[key])
+      if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+      else value
+      for key, value in tree.items()
+    },
+  }
 
 
 def _flatten(tree: dict, prefix: str = '') -> dict:

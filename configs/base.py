@@ -234,6 +234,8 @@ def get_config() -> ConfigDict:
   config.checkpoint_every_steps = 0
   # Latest checkpoints kept; the best by validation is kept besides.
   config.keep_checkpoints = 1
+  # Steps whose checkpoints are made and kept besides, for init_step.
+  config.keep_steps = ()
   # Validations without improvement after which training stops; 0 is never.
   config.patience = 0
   # What the best step is chosen by, on validation: 'loss', or one of the other
@@ -252,14 +254,22 @@ def get_config() -> ConfigDict:
   config.protocol = 'probe'
   # Workdir of the pre-training; '' is a random encoder (probe).
   config.init_from = ''
+  # Step of the checkpoint of init_from; -1 is the best by validation.
+  config.init_step = -1
   # Share of the labelled users whose labels are used, in (0, 1].
   config.label_fraction = 1.0
   # Most (user, position) examples of a frozen probe of next_item and
   # next_category; 0 is all.
   config.max_probe_examples = 20_000
+  # Numbers of events the test inputs are cut to, the newest, to measure users
+  # of whom little is known, such as (1, 2, 3, 5, 10, 20); () is none.
+  config.cold_start = ()
   # What the row of the results table is called; '' is what the pre-training's
   # label says, or else its objective.
   config.label = ''
+  # What tells runs of one row apart, such as 'batch_size=32': a study names
+  # the values of its axes so.
+  config.variant = ''
   # Whether items already seen are left out of the ranking of next_item.
   config.exclude_seen = True
   return config

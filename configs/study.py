@@ -26,6 +26,8 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   config.study = ConfigDict()
   # Pre-training -> what it overrides; rows of the table may name them.
   config.study.pretrainings = presets.pretrainings()
+  # Row -> workdir of a pre-training that is there already, for every seed.
+  config.study.encoders = ConfigDict()
   # Protocol -> what it overrides.
   config.study.protocols = presets.protocols()
   # Rows of the table, in the order they are run.

@@ -70,7 +70,7 @@ class TestNextItem:
     windows = task.test().windows(task.dataset.offsets, 3)
     assert windows['start'].tolist() == [1]
     assert windows['length'].tolist() == [3]
-    windows = task.test().windows(task.dataset.offsets, 3, cut_to=2)
+    windows = task.test().cut(2).windows(task.dataset.offsets, 3)
     assert windows['start'].tolist() == [2]
     assert windows['length'].tolist() == [2]
 

@@ -5,18 +5,19 @@ from ml_collections import ConfigDict
 from bt4rec.datasets import SequenceDataset, synthetic
 from configs import base
 
+# Fields of the group `dataset.synthetic`.
+WORLD = {
+  'num_users': 40,
+  'num_items': 30,
+  'num_categories': 4,
+  'min_events': 8,
+  'max_events': 14,
+}
+
 
 def dataset() -> SequenceDataset:
   """40 users with 8 to 14 events of 30 items."""
-  return synthetic.make_dataset(
-    synthetic.World(
-      num_users=40,
-      num_items=30,
-      num_categories=4,
-      min_events=8,
-      max_events=14,
-    )
-  )
+  return synthetic.make_dataset(synthetic.World(**WORLD))
 
 
 def config(**overrides) -> ConfigDict:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from bt4rec import workdir
 from bt4rec.errors import InputError
+from configs import base
 
 
 def _config(**overrides) -> ConfigDict:
@@ -96,6 +97,23 @@ class TestCheckConfig:
     changed = _config(log_every_steps=7, **{'dataset.path': '/b'})
     workdir.check_config(changed, str(tmp_path))
     assert workdir.read_config(str(tmp_path)).log_every_steps == 7
+
+  def test_fields_younger_than_the_workdir_have_their_defaults(self, tmp_path):
+    recorded = {'seed': 3, 'augment': {'order': ['mask'], 'ratios': {}}}
+    (tmp_path / 'config.json').write_text(json.dumps(recorded))
+    config = workdir.read_config(str(tmp_path))
+    defaults = base.get_config()
+    assert config.seed == 3
+    assert config.augment.order == ['mask']
+    assert config.augment.ratios == defaults.augment.ratios
+    assert config.augment.split == defaults.augment.split == 'none'
+    assert config.optimizer == ConfigDict(
+      json.loads(defaults.optimizer.to_json_best_effort())
+    )
+    # So a job of today goes on in it.
+    now = base.get_config()
+    now.seed, now.augment.order = 3, ('mask',)
+    workdir.check_config(now, str(tmp_path))
 
   @pytest.mark.parametrize('text', [None, '', '{"seed": '])
   def test_unreadable_record_is_named(self, tmp_path, text):
