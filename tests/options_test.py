@@ -144,5 +144,5 @@ def test_files_without_tensorflow_get_one_sentence(tmp_path, monkeypatch):
   monkeypatch.delattr(datasets, 'user_sequences', raising=False)
   path = tmp_path / 'log.csv'
   path.write_text('user,item,timestamp\n1,2,3\n')
-  with pytest.raises(InputError, match='TensorFlow is missing .*prepared'):
+  with pytest.raises(InputError, match=r'TensorFlow is missing .*prepared'):
     datasets.load(_config('logs', path=str(path)))

@@ -398,5 +398,5 @@ class TestPaddedBlocks:
 
 def test_a_feed_without_tensorflow_gets_one_sentence(monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorflow', None)
-  with pytest.raises(InputError, match='TensorFlow is missing .*feed=device'):
+  with pytest.raises(InputError, match=r'TensorFlow is missing .*feed=device'):
     _batches('tf.data', _plan(), 1)

@@ -1,8 +1,12 @@
 """Tests of the documents: what they tell the reader to do can be done."""
 
+import ast
+import configparser
 import pathlib
 import re
+import runpy
 
+import numpy as np
 import pytest
 
 from bt4rec.pretext import OBJECTIVES
@@ -205,7 +209,7 @@ def test_every_config_key_that_is_named_exists(document):
   assert named
   for key in named:
     key = key.rstrip('.')
-    if key.split('.')[-1] in ('json', 'py', 'md'):
+    if key.split('.')[-1] in ('json', 'py', 'stablehlo'):  # A file.
       continue
     node = config
     for part in key.split('.'):
@@ -254,14 +258,88 @@ def test_the_rows_of_results_are_rows_of_a_study():
 
 
 def test_the_layout_names_every_file_once_and_no_other():
-  text = _README.partition('\n## Layout\n')[2].partition('```')[2]
+  document = (_ROOT / 'bt4rec' / 'README.md').read_text()
+  text = document.partition('\n## Layout\n')[2].partition('```')[2]
   text = text.partition('```')[0]
   named = re.findall(r'[\w]+(?:\.py|\.sh|/)', text)
   exist = {
     *(f'{name}/' for name in ('bt4rec', 'configs', 'launch', 'tests')),
-    *('datasets/', 'objectives/', 'base.py'),
+    *('datasets/', 'objectives/', 'figures/', 'base.py'),
     *(path.name for path in (_ROOT / 'launch').glob('*.sh')),
     *(path.name for path in (_ROOT / 'bt4rec').glob('*.py')),
-  } - {'__init__.py', 'env.sh'}
+  } - {'__init__.py'}
   assert sorted(exist - set(named)) == []
   assert [name for name in named if name not in exist] == []
+
+
+def _sentences() -> str:
+  """Every text in the code, one a line, with `…` for what it is filled with."""
+  texts = [
+    (_ROOT / 'launch' / 'env.sh').read_text().replace("' \\\n    '", ' ')
+  ]
+  for path in (_ROOT / 'bt4rec').rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.JoinedStr):
+        parts = [getattr(part, 'value', '…') for part in node.values]
+        texts.append(
+          ''.join(part if isinstance(part, str) else '…' for part in parts)
+        )
+      elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        texts.append(node.value)
+  return '\n'.join(texts)
+
+
+def test_symptoms_are_words_that_bt4rec_says():
+  sentences = _sentences()
+  quoted = [
+    symptom
+    for row in _table('| symptom | cause | remedy |')
+    if 'JAX says' not in row[0]
+    for symptom in re.findall(r'`([^`]+)`', row[0])
+  ]
+  assert len(quoted) > 10
+  for symptom in quoted:
+    assert symptom in sentences, symptom
+
+
+def test_the_citation_is_of_this_version():
+  yaml = pytest.importorskip('yaml')
+  setup = configparser.ConfigParser()
+  setup.read(_ROOT / 'setup.cfg')
+  version = setup['metadata']['version']
+  found = {block.language: block.text for block in documents.blocks(_README)}
+  citation = yaml.safe_load(found['yaml'])
+  assert citation['version'] == version
+  assert citation['license'] == setup['metadata']['license']
+  assert f'version = {{{version}}}' in found['bibtex']
+  # The paper's authors, the same in both.
+  names = [
+    f'{a["family-names"]}, {a["given-names"]}'
+    for a in citation['references'][0]['authors']
+  ]
+  assert ' and '.join(names) in re.sub(r'\s+', ' ', found['bibtex'])
+
+
+class TestPicture:
+  _DRAW = runpy.run_path(str(_ROOT / 'launch' / 'figures' / 'ml1m.py'))
+
+  def test_it_is_of_the_table_that_stands_in_the_readme(self):
+    table = self._DRAW['table_of'](_README)
+    picture = (_ROOT / 'launch' / 'figures' / 'ml1m.png').read_bytes()
+    assert self._DRAW['digest_of'](table).encode() in picture, (
+      'the table has changed: run launch/figures/ml1m.py'
+    )
+
+  def test_its_lines_have_the_figures_of_the_table(self):
+    lines = self._DRAW['lines_of'](self._DRAW['table_of'](_README))
+    of_cell = [
+      line['metrics']['accuracy@1']
+      for line in lines
+      if (line['task'], line['objective'], line['label_fraction'])
+      == ('favorite_category', 'barlow_twins', 0.1)
+    ]
+    # | barlow_twins, probe | 0.349 ± 0.034 | 0.451 ± 0.009 | ...
+    np.testing.assert_allclose(np.mean(of_cell), 0.451)
+    np.testing.assert_allclose(np.std(of_cell, ddof=1), 0.009)
+    # Six rows with three fractions and one with one, of three tasks and seeds.
+    assert len(lines) == (6 * 3 + 1) * 3 * 3
