@@ -39,7 +39,6 @@ def _study(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
 _JOBS = {
   'pretrain': _pretrain,
   'study': _study,
-  **dict.fromkeys(TASKS, _downstream),
 }
 
 
@@ -56,7 +55,9 @@ def run(config: ConfigDict, directory: str) -> str:
   Raises:
     InputError: If the config or the data are not valid.
   """
-  job = choose('task', config.task, _JOBS)
+  # Looked up now, so that a task added by the caller is one too.
+  tasks = dict.fromkeys(TASKS, _downstream)
+  job = choose('task', config.task, {**_JOBS, **tasks})
   with workdir.locked(directory):
     workdir.check_config(config, directory)
     dataset = datasets.load(config.dataset)

@@ -129,7 +129,13 @@ def _tf_data_feed(
 
   The events may be a memory map, so they need not fit into memory.
   """
-  import tensorflow as tf
+  try:
+    import tensorflow as tf
+  except ModuleNotFoundError as error:
+    raise InputError(
+      f'TensorFlow is missing ({error}), and feed=tf.data is made by it; use '
+      f'--config.feed=device, or install tensorflow-cpu.'
+    ) from error
 
   tf.config.set_visible_devices([], 'GPU')
 

@@ -189,8 +189,25 @@ def makes_views(objective: nn.Module) -> bool:
   return isinstance(objective, TwoViews)
 
 
-def _two_views(name, kind, config, catalogue, axis_name):
-  """Barlow Twins and its kin: the group of their name, and the views."""
+def two_views(
+  name: str,
+  kind: type[TwoViews],
+  config: ConfigDict,
+  catalogue: Catalogue,
+  axis_name: str | None,
+) -> TwoViews:
+  """Builds an objective between two views: Barlow Twins and its kin.
+
+  Args:
+    name: Its group of the config: `projector`, and the other fields of `kind`.
+    kind: The class.
+    config: A whole config.
+    catalogue: The items.
+    axis_name: Mapped axis the batch is split over, None under `jit`.
+
+  Raises:
+    InputError: If a setting is not valid.
+  """
   settings = config[name].to_dict()
   recipe = make_recipe(config)
   has_dropout = config.encoder.name != 'bag_of_items' and config.encoder.dropout
@@ -220,7 +237,7 @@ def _make_barlow_twins(config, catalogue, axis_name):
       f'barlow_twins.correlation_momentum={group.correlation_momentum} must be '
       f'at least 0 and below 1.'
     )
-  return _two_views('barlow_twins', BarlowTwins, config, catalogue, axis_name)
+  return two_views('barlow_twins', BarlowTwins, config, catalogue, axis_name)
 
 
 def _make_info_nce(config, catalogue, axis_name):
@@ -228,7 +245,7 @@ def _make_info_nce(config, catalogue, axis_name):
     raise InputError(
       f'info_nce.temperature={config.info_nce.temperature} must be above 0.'
     )
-  return _two_views('info_nce', InfoNCE, config, catalogue, axis_name)
+  return two_views('info_nce', InfoNCE, config, catalogue, axis_name)
 
 
 def _make_dual_encoder(config, catalogue, axis_name):
@@ -304,7 +321,7 @@ OBJECTIVES: dict[str, Callable] = {
   'info_nce': _make_info_nce,
   'masked_item': _make_masked_item,
   'next_item': _make_next_item,
-  'vicreg': functools.partial(_two_views, 'vicreg', VICReg),
+  'vicreg': functools.partial(two_views, 'vicreg', VICReg),
 }
 
 

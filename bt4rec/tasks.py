@@ -168,8 +168,19 @@ class NextItem(Task):
       self._examples(users, self.dataset.offsets[users + 1] - 1), 'test'
     )
 
+  def labels_at(self, ends: np.ndarray) -> np.ndarray:
+    """What is asked for at each cut; another task of these positions differs.
+
+    Args:
+      ends: [num_examples] int64, index of the cuts in the flat event array.
+
+    Returns:
+      [num_examples] int32, see `Task.label_weights`.
+    """
+    return self.dataset.items[ends] - 1
+
   def _examples(self, users: np.ndarray, ends: np.ndarray) -> Examples:
-    return Examples(users, ends, self.dataset.items[ends] - 1)
+    return Examples(users, ends, self.labels_at(ends))
 
 
 class NextCategory(NextItem):

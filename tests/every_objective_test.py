@@ -89,7 +89,7 @@ def test_another_objective_is_a_loss_and_an_entry(tmp_path, monkeypatch):
   monkeypatch.setitem(
     pretext.OBJECTIVES,
     'cosine',
-    functools.partial(pretext._two_views, 'cosine', Cosine),
+    functools.partial(pretext.two_views, 'cosine', Cosine),
   )
   config = _config('cosine', cosine=ConfigDict({'projector': (6,)}))
   lines = _run(config, str(tmp_path), tiny.dataset())

@@ -1,5 +1,7 @@
 """Options that the chosen dataset does not read are refused."""
 
+import sys
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -132,3 +134,15 @@ class TestPrepared:
     sequences.save(dataset, str(tmp_path))
     loaded = datasets.load(_config('synthetic', prepared=str(tmp_path)))
     np.testing.assert_array_equal(loaded.items, dataset.items)
+
+
+def test_files_without_tensorflow_get_one_sentence(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorflow', None)
+  monkeypatch.delitem(
+    sys.modules, 'bt4rec.datasets.user_sequences', raising=False
+  )
+  monkeypatch.delattr(datasets, 'user_sequences', raising=False)
+  path = tmp_path / 'log.csv'
+  path.write_text('user,item,timestamp\n1,2,3\n')
+  with pytest.raises(InputError, match=r'TensorFlow is missing .*prepared'):
+    datasets.load(_config('logs', path=str(path)))

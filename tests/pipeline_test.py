@@ -394,3 +394,9 @@ class TestPaddedBlocks:
   def test_padding_repeats_the_last_row(self):
     blocks = [(r.tolist(), n) for r, n in pipeline.padded_blocks(5, 3)]
     assert blocks == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+
+
+def test_a_feed_without_tensorflow_gets_one_sentence(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorflow', None)
+  with pytest.raises(InputError, match=r'TensorFlow is missing .*feed=device'):
+    _batches('tf.data', _plan(), 1)

@@ -143,7 +143,15 @@ def _from_files(
 
   def load_files(config: ConfigDict) -> SequenceDataset:
     # Needs TensorFlow, which training from prepared arrays does without.
-    from bt4rec.datasets import user_sequences
+    try:
+      from bt4rec.datasets import user_sequences
+    except ModuleNotFoundError as error:
+      raise InputError(
+        f'TensorFlow is missing ({error}), and the files of dataset '
+        f'{config.name!r} are read by it; install tensorflow-cpu and '
+        f'tensorflow-datasets, or give arrays that bt4rec.describe made '
+        f'elsewhere with --config.dataset.prepared.'
+      ) from error
 
     path = os.path.expanduser(config.path)
     if not path and not url:
