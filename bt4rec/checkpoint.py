@@ -4,6 +4,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from bt4rec.errors import InputError, StorageError
 
 _METRIC = 'select'
 _CHECKSUMS = 'checksums'
+# The first process has the whole state; the others need not see its disk.
+_ONE_PROCESS = ocp.options.MultiprocessingOptions(
+  primary_host=0, active_processes={0}, barrier_sync_key_prefix='bt4rec'
+)
 
 
 class TrainedModel(NamedTuple):
@@ -38,7 +43,7 @@ class TrainedModel(NamedTuple):
 
 
 class Checkpointer:
-  """The checkpoints of one workdir.
+  """The checkpoints of one workdir; of several processes the first has them.
 
   A checkpoint holds the state and a JSON object `meta`. The best one so far
   (by the metric it was saved with, lower is better) is kept beside the
@@ -56,6 +61,7 @@ class Checkpointer:
 
   def __init__(self, workdir: str, keep: int = 1):
     self._directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
+    os.makedirs(self._directory, exist_ok=True)
     _remove_broken_metrics(self._directory)
     policies = [
       checkpoint_managers.LatestN(keep),
@@ -69,13 +75,18 @@ class Checkpointer:
     self._manager = ocp.CheckpointManager(
       self._directory,
       item_handlers={
-        'state': ocp.PyTreeCheckpointHandler(),
+        'state': ocp.PyTreeCheckpointHandler(
+          multiprocessing_options=_ONE_PROCESS
+        ),
         'meta': ocp.JsonCheckpointHandler(),
         _CHECKSUMS: ocp.JsonCheckpointHandler(),
       },
       options=ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics[_METRIC],
         best_mode='min',
+        # With several processes Orbax makes no directory where one is active.
+        create=False,
+        multiprocessing_options=_ONE_PROCESS,
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         enable_async_checkpointing=True,
       ),
@@ -97,6 +108,10 @@ class Checkpointer:
     """
     if step in self._manager.all_steps():
       return
+    state = _plain(state)
+    if jax.process_count() > 1:
+      # Orbax would have the others write their share of a JAX array.
+      state = jax.device_get(state)
     with self._writing():
       self._manager.save(
         step,
@@ -196,7 +211,7 @@ class Checkpointer:
   def _restore(
     self, step: int, like: Any, partial: bool = False
   ) -> tuple[Any, dict]:
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
     items: dict[str, Any] = {
       'state': ocp.args.PyTreeRestore(
         item=abstract,
@@ -209,12 +224,18 @@ class Checkpointer:
       items[_CHECKSUMS] = ocp.args.JsonRestore()
     with self._reading(step):
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-      state, meta = restored['state'], restored['meta']
+      # Checkpoints of before have keys as keys.
+      state, meta = _plain(restored['state']), restored['meta']
       if _CHECKSUMS in items:
         expected = restored[_CHECKSUMS]
         for name, checksum in _checksums(state, meta).items():
           if expected.get(name) != checksum:
             raise ValueError(f'its {name} are not those that were saved')
+      state = jax.tree.map(
+        lambda x, a: jax.random.wrap_key_data(x) if _is_key(a) else x,
+        state,
+        like,
+      )
     return state, meta
 
   @contextlib.contextmanager
@@ -234,11 +255,12 @@ class Checkpointer:
     try:
       yield
     except Exception as error:  # OSError, or ValueError of its C++ part.
-      reason = str(error).split('\n')[0]
+      reason = _system_error(error)
+      if reason is None:
+        raise
       raise StorageError(
-        f'cannot write a checkpoint to {self._directory} ({reason}); the '
-        f'checkpoints before it are whole: make room, or make it writable, and '
-        f'the same command continues.'
+        f'cannot write a checkpoint to {self._directory} ({reason}); those '
+        f'before it are whole: set that right, and the same command continues.'
       ) from error
 
   def wait(self) -> None:
@@ -260,6 +282,25 @@ class Checkpointer:
       self._manager.close()
 
 
+def _system_error(error: Exception) -> str | None:
+  """What the operating system said, None if the error is not from there."""
+  if isinstance(error, OSError):
+    return error.strerror
+  code = re.search(r"os_error_code='(\d+)'", str(error))
+  return os.strerror(int(code[1])) if code else None
+
+
+def _is_key(leaf: Any) -> bool:
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(tree: Any) -> Any:
+  """Keys as their numbers, which every kind of array can hold."""
+  return jax.tree.map(
+    lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree
+  )
+
+
 def _checksums(state: Any, meta: dict) -> dict[str, int]:
   """CRC-32 of the meta and of each field of the state.
 
@@ -269,8 +310,6 @@ def _checksums(state: Any, meta: dict) -> dict[str, int]:
   text = json.dumps(meta, sort_keys=True)
   checksums = {'meta': zlib.crc32(text.encode())}
   for (field, *path), leaf in jax.tree_util.tree_leaves_with_path(state):
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      leaf = jax.random.key_data(leaf)
     array = np.asarray(leaf)
     # A state has attributes where what is read of it alone has keys.
     name = jax.tree_util.keystr((field,), simple=True)
