@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_TOTAL = 480
+_TOTAL = 240
 # Step by step, so that a test can see how far a job has come.
 _COMMAND = (
   *(sys.executable, '-m', 'bt4rec.main'),
@@ -29,7 +29,7 @@ _COMMAND = (
   f'--config.total_steps={_TOTAL}',
   '--config.log_every_steps=1',
   '--config.eval_every_steps=8',
-  '--config.checkpoint_every_steps=3',
+  '--config.checkpoint_every_steps=5',
   '--config.health_every_steps=100',
   '--config.optimizer.warmup_steps=1',
   '--config.feed=device',
