@@ -1,6 +1,7 @@
 """What every command does alike: parse flags, fail with one sentence."""
 
 import difflib
+import errno
 import importlib.util
 import logging as python_logging
 import os
@@ -10,10 +11,11 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from bt4rec.errors import InputError, NonFiniteLossError
+from bt4rec.errors import InputError, NonFiniteLossError, StorageError
 
 _BAD_INPUT = 2
 _FAILED = 1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -31,8 +33,17 @@ def run(main: Callable[[list[str]], None]) -> None:
       main(argv)
     except InputError as error:
       _fail(str(error), _BAD_INPUT)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, StorageError) as error:
       _fail(str(error), _FAILED)
+    except OSError as error:
+      if error.errno not in _NO_ROOM:
+        raise
+      what = error.filename or 'the output'
+      _fail(
+        f'cannot write {what} ({error.strerror}); what was saved before is '
+        f'whole: set that right, and the same command continues.',
+        _FAILED,
+      )
     except KeyboardInterrupt:
       _fail('interrupted; the same command continues.', 130)
 
@@ -74,9 +85,12 @@ def _quiet_libraries() -> None:
   package = os.path.dirname(os.path.abspath(__file__))
 
   def is_ours_or_grave(record) -> bool:
-    return record.levelno >= python_logging.ERROR or os.path.abspath(
-      record.pathname
-    ).startswith(package)
+    path = os.path.abspath(record.pathname)
+    # What Orbax logs as an error it raises too.
+    is_grave = record.levelno >= python_logging.ERROR and (
+      f'{os.sep}orbax{os.sep}' not in path
+    )
+    return is_grave or path.startswith(package)
 
   logging.get_absl_handler().addFilter(is_ours_or_grave)
   # TensorFlow's C++ code reads it when it is loaded.

@@ -1,4 +1,4 @@
-"""The one exception whose text is meant for the user."""
+"""The exceptions whose text is meant for the user."""
 
 
 class InputError(ValueError):
@@ -30,3 +30,7 @@ def choose(kind: str, name: str, table: dict):
 
 class NonFiniteLossError(RuntimeError):
   """Training met a loss that is not finite; the text names the step."""
+
+
+class StorageError(RuntimeError):
+  """Something cannot be written: a full disk, or no right to."""
