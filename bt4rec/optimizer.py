@@ -104,3 +104,11 @@ def make_optimizer(
     scale = optax.scale(config.item_table_rate)
     steps.append(optax.masked(scale, _item_table_mask))
   return steps[0] if len(steps) == 1 else optax.chain(*steps)
+
+
+def skips_non_finite(config: ConfigDict) -> bool:
+  """Whether a step that is not finite is skipped, or stops the training."""
+  return choose('optimizer.on_non_finite', config.on_non_finite, _ON_NON_FINITE)
+
+
+_ON_NON_FINITE = {'stop': False, 'skip': True}

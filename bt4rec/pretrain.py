@@ -163,7 +163,11 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     state=_initial_state(config, plain, tx, tables),
     step=train_step.CompiledStep(
       train_step.make_train_step(
-        make_loss_fn(model, axis_name), tx, schedule, axis_name
+        make_loss_fn(model, axis_name),
+        tx,
+        schedule,
+        axis_name,
+        optimizer.skips_non_finite(config.optimizer),
       ),
       config.parallelism,
       config.batch_size,

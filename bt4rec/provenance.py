@@ -63,7 +63,7 @@ def check_versions(distribution: str = 'bt4rec') -> None:
       f'"pip install -e .".'
     ) from error
   problems = []
-  python = metadata.get('Requires-Python')
+  python = metadata['Requires-Python']
   if python and not SpecifierSet(python).contains(platform.python_version()):
     problems.append(f'Python {platform.python_version()}, needed {python}')
   for text in metadata.get_all('Requires-Dist') or []:
@@ -119,8 +119,8 @@ def _installed_commit(package: str) -> str:
     distribution = importlib.metadata.distribution('bt4rec')
   except importlib.metadata.PackageNotFoundError:
     return ''
-  if os.path.realpath(distribution.locate_file('bt4rec')) != os.path.realpath(
-    package
+  if os.path.realpath(str(distribution.locate_file('bt4rec'))) != (
+    os.path.realpath(package)
   ):
     return ''
   origin = json.loads(distribution.read_text('direct_url.json') or '{}')

@@ -202,7 +202,12 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
       jax.random.key(config.seed),
     ),
     step=train_step.CompiledStep(
-      train_step.make_train_step(model.loss_fn, tx, schedule),
+      train_step.make_train_step(
+        model.loss_fn,
+        tx,
+        schedule,
+        skip_non_finite=optimizer.skips_non_finite(config.optimizer),
+      ),
       'jit',
       batch_size,
     ),

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import plans, train_step, writer
+from bt4rec import optimizer, plans, train_step, writer
 from bt4rec.checkpoint import Checkpointer
 from bt4rec.errors import InputError, NonFiniteLossError
 from bt4rec.train_state import TrainState
@@ -48,6 +48,8 @@ class Job:
     health_every_steps: Period of `health`.
     tensorboard: Whether to write TensorBoard events.
     keep_steps: Steps whose checkpoints are made and kept besides.
+    max_skipped_steps: Steps in a row that may be skipped, by a step that skips
+      what is not finite.
   """
 
   name: str
@@ -69,6 +71,7 @@ class Job:
   health_every_steps: int = 0
   tensorboard: bool = True
   keep_steps: tuple[int, ...] = ()
+  max_skipped_steps: int = 0
 
 
 @dataclasses.dataclass
@@ -92,6 +95,18 @@ class _Selection:
       self.stopped = True
 
 
+@dataclasses.dataclass
+class _Skipped:
+  """Steps whose update was left out; travels in the checkpoint too."""
+
+  total: int = 0
+  in_a_row: int = 0
+
+  def update(self, is_skipped: bool) -> None:
+    self.total += is_skipped
+    self.in_a_row = self.in_a_row + 1 if is_skipped else 0
+
+
 def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
   """Trains to the end, from the latest checkpoint if there is one.
 
@@ -107,19 +122,27 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
     the meta it was stored with.
 
   Raises:
-    NonFiniteLossError: At the first loss or update that is not finite.
+    NonFiniteLossError: At the first loss or update that is not finite, or
+      after as many in a row as may be skipped.
     SystemExit: After SIGTERM, with status 143, when the state is saved.
   """
   checkpointer = Checkpointer(workdir, job.keep_checkpoints, job.keep_steps)
   with contextlib.closing(checkpointer), _stop_signal() as stop:
     restored = checkpointer.restore_latest(job.state)
-    state, selection = job.state, _Selection()
+    state, selection, skipped = job.state, _Selection(), _Skipped()
     if restored is not None:
       state, meta = restored
       selection = _Selection(**meta['selection'])
+      skipped = _Skipped(**meta.get('skipped', {}))
       logging.info('%s: resumed at step %d', job.name, int(state.step))
     run = _Run(
-      job, workdir, checkpointer, state, selection, restored is not None
+      job,
+      workdir,
+      checkpointer,
+      state,
+      selection,
+      skipped,
+      restored is not None,
     )
     with contextlib.closing(run):
       run.train(stop)
@@ -136,12 +159,14 @@ class _Run:
     checkpointer: Checkpointer,
     state: TrainState,
     selection: _Selection,
+    skipped: _Skipped,
     is_resumed: bool,
   ):
     self._job = job
     self._workdir = workdir
     self._checkpointer = checkpointer
     self._selection = selection
+    self._skipped = skipped
     self._is_resumed = is_resumed
     self._step = int(state.step)
     self._state = job.step.replicate(state)
@@ -153,7 +178,7 @@ class _Run:
     self._progress = writer.Progress(
       job.name, job.total_steps, self._step, job.batch_size
     )
-    self._pending: list[tuple[jax.Array, jax.Array]] = []
+    self._pending: list[tuple[jax.Array, ...]] = []
     self._metrics: dict[str, jax.Array] = {}
 
   def train(self, stop: threading.Event) -> None:
@@ -165,8 +190,9 @@ class _Run:
       batch = {**job.step.place_batch(next(batches)), **self._tables}
       self._state, self._metrics = job.step(self._state, batch)
       # They stay on the device until the next log: no sync per step.
+      names = ('loss', 'update_norm', 'skipped')
       self._pending.append(
-        (self._metrics['loss'], self._metrics['update_norm'])
+        tuple(self._metrics[name] for name in names if name in self._metrics)
       )
       self._step += 1
       last = self._step == job.total_steps
@@ -205,7 +231,27 @@ class _Run:
     pending, self._pending = jax.device_get(self._pending), []
     for step, numbers in enumerate(pending, start=first):
       # Under pmap each comes once per device, all equal.
-      loss, update_norm = (float(np.ravel(number)[0]) for number in numbers)
+      loss, update_norm, *skipped = (
+        float(np.ravel(number)[0]) for number in numbers
+      )
+      self._skipped.update(skipped == [1])
+      if skipped == [1]:
+        logging.warning(
+          '%s: step %d was skipped: its loss is %g, its update %g (%d in all).',
+          self._job.name,
+          step,
+          loss,
+          update_norm,
+          self._skipped.total,
+        )
+        if self._skipped.in_a_row > self._job.max_skipped_steps:
+          raise NonFiniteLossError(
+            f'{self._job.name}: {self._skipped.in_a_row} steps in a row, the '
+            f'last one step {step}, are not finite; lower '
+            f'optimizer.learning_rate, or raise optimizer.max_skipped_steps. '
+            f'The checkpoints before them are in {self._workdir}.'
+          )
+        continue
       self._require_finite('loss', loss, step)
       # A finite loss may have a gradient that is not, and the parameters
       # would be saved before the next loss shows it.
@@ -225,6 +271,10 @@ class _Run:
       name: float(np.ravel(jax.device_get(value))[0])
       for name, value in self._metrics.items()
     }
+    if 'skipped' in metrics:
+      if metrics.pop('skipped'):  # What is left has no NaN: JSON has none.
+        metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
+      metrics['skipped_steps'] = self._skipped.total
     metrics |= self._progress.rate(self._step)
     if self._job.health and self._is_due(self._job.health_every_steps):
       metrics |= self._job.health(self._job.step.unreplicate(self._state))
@@ -264,7 +314,11 @@ class _Run:
     self._checkpointer.save(
       self._step,
       self._job.step.unreplicate(self._state),
-      {**self._job.meta, 'selection': dataclasses.asdict(self._selection)},
+      {
+        **self._job.meta,
+        'selection': dataclasses.asdict(self._selection),
+        'skipped': dataclasses.asdict(self._skipped),
+      },
       metric,
     )
 
@@ -304,7 +358,14 @@ def settings(config: ConfigDict) -> dict[str, Any]:
       f'total_steps={config.total_steps}.'
     )
   others = ('checkpoint_every_steps', 'keep_checkpoints', 'patience')
+  limit = config.optimizer.max_skipped_steps
+  if limit < 1:
+    raise InputError(
+      f'optimizer.max_skipped_steps={limit} must be at least 1; '
+      f'optimizer.on_non_finite=stop allows none.'
+    )
   return {
+    'max_skipped_steps': limit * optimizer.skips_non_finite(config.optimizer),
     'select': f'validation_{config.select_by}',
     'keep_steps': tuple(config.keep_steps),
     **{

@@ -26,6 +26,7 @@ def make_train_step(
   tx: optax.GradientTransformation,
   schedule: optax.Schedule,
   axis_name: str | None = None,
+  skip_non_finite: bool = False,
 ) -> Step:
   """Returns the pure step `(state, batch) -> (state, metrics)`.
 
@@ -34,6 +35,10 @@ def make_train_step(
     tx: The optimizer.
     schedule: Step -> learning rate, for the log.
     axis_name: Mapped axis the batch is split over inside `jax.pmap`, or None.
+    skip_non_finite: Whether a step whose loss or result is not finite leaves
+      all but its number as it was; the metric `skipped` is 1 then. The place
+      in the schedule stays too, so what `learning_rate` says of later steps
+      is ahead by the number of those skipped.
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -56,15 +61,27 @@ def make_train_step(
       'update_norm': optax.tree.norm(updates),
       'learning_rate': schedule(state.step),
     }
-    state = state.replace(
+    after = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    return state, metrics
+    if skip_non_finite:
+      is_finite = _all_finite((loss, grads, after.replace(rng=())))
+      if axis_name:
+        is_finite = lax.pmin(is_finite.astype(jnp.int32), axis_name) > 0
+      kept = jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), after, state)
+      after = kept.replace(step=after.step)
+      metrics['skipped'] = 1 - is_finite.astype(jnp.int32)
+    return after, metrics
 
   return train_step
+
+
+def _all_finite(tree) -> jax.Array:
+  """[] bool: whether no number of a tree is infinite or NaN."""
+  return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:

@@ -224,6 +224,10 @@ def get_config() -> ConfigDict:
   config.optimizer.b2 = 0.999
   # Largest global norm of the gradient; 0 is no clipping.
   config.optimizer.clip_norm = 1.0
+  # A loss or gradient that is not finite: 'stop', or 'skip' the update.
+  config.optimizer.on_non_finite = 'stop'
+  # Steps in a row that may be skipped; at the next one the training stops.
+  config.optimizer.max_skipped_steps = 10
 
   # Periods, in steps.
   config.log_every_steps = 50

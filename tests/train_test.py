@@ -1,4 +1,4 @@
-"""The loop: resume, early stopping, loud failures, signals, a real kill."""
+"""The loop: resume, early stopping, loud failures, signals."""
 
 import dataclasses
 import itertools
@@ -6,10 +6,7 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from bt4rec import checkpoint, pretrain, train, train_step
+from bt4rec import checkpoint, train, train_step
 from bt4rec.errors import InputError, NonFiniteLossError
 from bt4rec.train_state import create_train_state
 from tests import tiny
@@ -362,6 +359,135 @@ class TestNonFinite:
     assert _steps(tmp_path)[-1] == 3
 
 
+def _skipping(bad, parallelism='jit', **overrides):
+  """A job whose steps of these numbers, from 0, have a loss that is NaN."""
+  axis_name = train_step.axis_name_of(parallelism)
+
+  def loss_fn(params, batch_stats, batch, rng):
+    del rng
+    target = batch['x'].mean()
+    if axis_name:
+      target = jax.lax.pmean(target, axis_name)
+    # Taken from the data, which come at their step whatever is skipped.
+    loss = (params['w'] - target) ** 2
+    mean = 0.9 * batch_stats['mean'] + 0.1 * target
+    return loss, ({}, {'mean': mean})
+
+  def feed(first_step):
+    for step in itertools.count(first_step):
+      x = np.arange(_BATCH, dtype=np.float32) * (step % 5)
+      # One example of one device.
+      x[3] = bad.get(step, x[3])
+      yield {'x': x}
+
+  # The rate of the schedule is that of the updates made.
+  schedule = optax.linear_schedule(0.1, 0.0, 20)
+  job = _job(parallelism=parallelism, **{'max_skipped_steps': 2, **overrides})
+  return dataclasses.replace(
+    job,
+    feed=feed,
+    step=train_step.CompiledStep(
+      train_step.make_train_step(
+        loss_fn, optax.adam(schedule), schedule, axis_name, True
+      ),
+      parallelism,
+      _BATCH,
+    ),
+  )
+
+
+class TestSkip:
+  @pytest.mark.parametrize('parallelism', ['jit', 'pmap'])
+  @pytest.mark.parametrize('value', [np.nan, np.inf])
+  def test_a_skipped_step_changes_the_step_alone(self, value, parallelism):
+    job = _skipping({2: value}, parallelism)
+    state = job.step.replicate(job.state)
+    states, skipped = [], []
+    for batch in itertools.islice(job.feed(0), 4):
+      state, metrics = job.step(state, job.step.place_batch(batch))
+      # Every device has its own copy under pmap.
+      states.append([np.asarray(x) for x in jax.tree.leaves(_plain(state))])
+      skipped.append(int(np.ravel(metrics['skipped'])[0]))
+    assert skipped == [0, 0, 1, 0]
+    changed = [
+      [not np.array_equal(x, y) for x, y in zip(a, b, strict=True)]
+      for a, b in itertools.pairwise(states)
+    ]
+    # step, w, mean, and of Adam: count, mu, nu and the schedule's count.
+    assert sum(changed[0]) == sum(changed[2]) == 7
+    assert changed[1] == [True] + [False] * (len(changed[1]) - 1)
+
+  def test_equals_a_run_that_never_had_the_batch(self):
+    left_out, without = _skipping({2: np.nan}), _skipping({})
+    ends = []
+    for job, steps in ((left_out, (0, 1, 2, 3)), (without, (0, 1, 3))):
+      state = job.step.replicate(job.state)
+      for step in steps:
+        batch = next(job.feed(step))
+        state, _ = job.step(state, job.step.place_batch(batch))
+      ends.append((state.params, state.opt_state, state.batch_stats))
+    _assert_same_bits(*ends)
+
+  def test_is_counted_logged_and_resumed(self, tmp_path):
+    bad = {3: np.nan, 4: np.inf, 7: np.nan}
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    train.fit(_skipping(bad), str(whole))
+    lines = _lines(whole)
+    counts = {
+      line['step']: line['skipped_steps']
+      for line in lines
+      if 'skipped_steps' in line
+    }
+    assert counts == {2: 0, 4: 1, 6: 2, 8: 3, 10: 3, 12: 3}
+    # Step 4 was skipped, and JSON has no NaN.
+    assert 'loss' not in next(line for line in lines if line['step'] == 4)
+    assert 'NaN' not in (whole / 'metrics.jsonl').read_text()
+    job = _skipping(bad)
+    feed = job.feed
+
+    def killed(first_step):
+      for step, batch in enumerate(feed(first_step), first_step):
+        if step == 8:
+          raise _KilledError
+        yield batch
+
+    with pytest.raises(_KilledError):
+      train.fit(dataclasses.replace(job, feed=killed), str(parts))
+    train.fit(job, str(parts))
+    assert _lines(whole) == _lines(parts)
+    _assert_same_bits(_latest(job, whole)[0], _latest(job, parts)[0])
+    assert _latest(job, parts)[1]['skipped'] == {'total': 3, 'in_a_row': 0}
+
+  @pytest.mark.parametrize('period', [1, 2, 50])
+  def test_gives_up_after_too_many_in_a_row(self, period, tmp_path):
+    job = _skipping(
+      {2: np.nan, 4: np.nan, 5: np.nan, 8: np.nan, 9: np.nan, 10: np.nan},
+      log_every_steps=period,
+    )
+    with pytest.raises(
+      NonFiniteLossError, match=r'3 steps in a row, the last one step 11,'
+    ):
+      train.fit(job, str(tmp_path))
+    assert _steps(tmp_path)[-1] == 9
+    # Also where the row is cut by a checkpoint, and the job by the end.
+    with pytest.raises(NonFiniteLossError, match='3 steps in a row'):
+      train.fit(job, str(tmp_path))
+
+  def test_refuses_a_limit_of_none(self):
+    with pytest.raises(InputError, match='max_skipped_steps=0 must be'):
+      train.settings(tiny.config(optimizer={'max_skipped_steps': 0}))
+    config = tiny.config(optimizer={'on_non_finite': 'ignore'})
+    with pytest.raises(InputError, match=r"'ignore'.* stop, skip"):
+      train.settings(config)
+    config = tiny.config(optimizer={'on_non_finite': 'skip'})
+    assert train.settings(config)['max_skipped_steps'] == 10
+    assert train.settings(tiny.config())['max_skipped_steps'] == 0
+
+
+def _plain(state):
+  return state.replace(rng=jax.random.key_data(state.rng))
+
+
 class TestStopSignal:
   def test_saves_exits_and_continues(self, tmp_path):
     whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
@@ -400,103 +526,6 @@ class TestSettings:
   def test_refuses_a_negative_seed(self):
     with pytest.raises(InputError, match='seed=-1 '):
       train.settings(tiny.config(seed=-1))
-
-
-# A pre-training in a process of its own, on one device.
-_DRIVER = """
-import sys
-
-from absl import logging
-
-from bt4rec import pretrain, workdir
-from tests import tiny
-
-logging.set_verbosity(logging.ERROR)
-config = tiny.config(
-  total_steps=200,
-  log_every_steps=7,
-  health_every_steps=70,
-  eval_every_steps=100,
-  checkpoint_every_steps=20,
-  augment={'order': ('mask',)},  # Quick to compile.
-)
-with workdir.locked(sys.argv[1]):
-  workdir.check_config(config, sys.argv[1])
-  pretrain.run(config, sys.argv[1], tiny.dataset())
-"""
-
-
-@pytest.fixture(name='start_process')
-def _start_process():
-  """Starts a pre-training in a workdir; none outlives the test."""
-  # One device, and code that is quick to compile.
-  environment = {
-    **{key: os.environ[key] for key in ('PATH', 'HOME') if key in os.environ},
-    'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    'PYTHONPATH': str(pathlib.Path(__file__).parents[1]),
-  }
-  processes = []
-
-  def start(workdir):
-    process = subprocess.Popen(
-      [sys.executable, '-c', _DRIVER, str(workdir)],
-      env=environment,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    processes.append(process)
-    return process
-
-  yield start
-  for process in processes:
-    process.kill()
-
-
-def _finish(process):
-  _, errors = process.communicate(timeout=600)
-  return process.returncode, errors
-
-
-def _wait_for_checkpoint(process, workdir, step):
-  while not (
-    (workdir / 'checkpoints').is_dir() and _steps(workdir)[-1:] >= [step]
-  ):
-    assert process.poll() is None, process.communicate()[1]
-    time.sleep(0.01)
-
-
-class TestKilledProcess:
-  def test_ends_with_the_same_bits(self, start_process, tmp_path):
-    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-    uninterrupted = start_process(whole)
-    rng = np.random.default_rng()  # Any moment will do; the message has it.
-    moments = []
-    for step, end in ((20, signal.SIGKILL), (80, signal.SIGTERM)):
-      process = start_process(parts)
-      _wait_for_checkpoint(process, parts, step)
-      delay = rng.uniform(0, 0.1)
-      time.sleep(delay)
-      process.send_signal(end)
-      status, errors = _finish(process)
-      moments.append((step, delay))
-      expected = 143 if end == signal.SIGTERM else -signal.SIGKILL
-      assert status == expected, (moments, errors)
-      assert _steps(parts)[-1] < 200, moments
-    for process in (start_process(parts), uninterrupted):
-      status, errors = _finish(process)
-      assert status == 0, (moments, errors)
-    job = pretrain.make_job(tiny.config(), tiny.dataset())
-    state, meta = _latest(job, whole)
-    resumed, resumed_meta = _latest(job, parts)
-    assert int(state.step) == 200
-    _assert_same_bits(state, resumed)
-    assert meta == resumed_meta
-    assert _lines(whole) == _lines(parts), moments
-    params = [
-      checkpoint.restore_model(str(path)).params for path in (whole, parts)
-    ]
-    _assert_same_bits(*params)
 
 
 def test_fields_of_a_job_are_documented():
