@@ -145,11 +145,12 @@ _MOVIES = (1193, 661, 914, 3408, 2355, *range(1, 26))
 class Workspace:
   """A folder like a user's clone, with generated data, to run commands in."""
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, cache: pathlib.Path):
     self.folder = folder
+    # Of what XLA has compiled.
+    self._cache = cache
     for name in ('bt4rec', 'configs', 'launch', 'tests'):
       (folder / name).symlink_to(ROOT / name)
-    self._cache = folder / 'compiled'
     self._data = write_data(folder)
 
   def run(self, block: Block, words: list[str]) -> str:
@@ -356,9 +357,10 @@ def write_data(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   def csv(header, rows, ending='\n'):
     return ending.join([header, *(','.join(map(str, r)) for r in rows), ''])
 
-  log = csv('user,item,time', rows)
-  (folder / 'events.csv').write_text(log)
-  (folder / 'new.csv').write_text(csv('user,item,time', rows[:28]))
+  header = 'user,item,time,category'
+  events = [(*row, f'Kind {row[1] % 4}') for row in rows]
+  (folder / 'events.csv').write_text(csv(header, events))
+  (folder / 'new.csv').write_text(csv(header, events[:28]))
   (folder / 'logs').mkdir()
   with gzip.open(folder / 'logs' / '0.csv.gz', 'wt') as f:
     f.write(csv('user,item,timestamp', rows))

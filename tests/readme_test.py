@@ -44,9 +44,9 @@ def _steps(document: str) -> list[tuple[str, documents.Block, list[str]]]:
 class _Story:
   """The commands of a document, each run once, after those before it."""
 
-  def __init__(self, document: str, folder: pathlib.Path):
+  def __init__(self, document: str, folder: pathlib.Path, cache: pathlib.Path):
     self._steps = _steps(document)
-    self._workspace = documents.Workspace(folder)
+    self._workspace = documents.Workspace(folder, cache)
     self._done = 0
     self.printed: list[str | BaseException] = []
 
@@ -76,8 +76,9 @@ class _Story:
 
 @pytest.fixture(scope='module')
 def stories(tmp_path_factory):
+  cache = tmp_path_factory.mktemp('compiled')
   return {
-    document: _Story(document, tmp_path_factory.mktemp('clone'))
+    document: _Story(document, tmp_path_factory.mktemp('clone'), cache)
     for document in _DOCUMENTS
   }
 
@@ -111,7 +112,7 @@ def test_run_sh_runs_what_the_tests_run_in_its_place():
 
 
 def test_an_unknown_command_is_refused(tmp_path):
-  workspace = documents.Workspace(tmp_path)
+  workspace = documents.Workspace(tmp_path, tmp_path / 'compiled')
   block = documents.Block('bash', '', 1)
   for words in (
     ['make', 'all'],
@@ -123,7 +124,7 @@ def test_an_unknown_command_is_refused(tmp_path):
 
 
 def test_a_command_that_fails_is_a_failure(tmp_path):
-  workspace = documents.Workspace(tmp_path)
+  workspace = documents.Workspace(tmp_path, tmp_path / 'compiled')
   block = documents.Block('bash', '', 1)
   words = [
     'launch/run.sh',
