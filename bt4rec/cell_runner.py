@@ -285,7 +285,10 @@ class _Progress:
         left += average
     units = len(grid.units(list(self._left)))
     busy = max(min(self._processes, units), 1)
-    return f' ETA {format_seconds(left / busy)}'
+    kinds = {cell.kind for cell in self._left}
+    # A pre-training takes far longer than the average that stands for it.
+    least = '' if kinds <= set(self._known) else 'more than '
+    return f' ETA {least}{format_seconds(left / busy)}'
 
 
 def _amount(config: ConfigDict, cell: Cell) -> float:

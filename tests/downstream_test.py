@@ -325,6 +325,8 @@ class TestResult:
   def test_takes_the_checkpoint_of_a_step(self, dataset, pretrained, tmp_path):
     directory = pretrained['shared']
     config = small_config('next_category', init_from=directory, init_step=0)
+    (tmp_path / 'probe').mkdir()
+    workdir.check_config(config, str(tmp_path / 'probe'))
     result = downstream.run(config, str(tmp_path / 'probe'), dataset)
     assert result['pretraining']['step'] == 0
     # The untrained encoder; the first update has the learning rate 0.
