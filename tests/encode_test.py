@@ -273,7 +273,7 @@ class TestLoad:
       )
 
   def test_a_study_has_many(self, runs, tmp_path):
-    config = study_config.get_config('synthetic,small')
+    config = study_config.get_config('synthetic')
     workdir.check_config(config, str(tmp_path))
     with pytest.raises(InputError, match='pretrain/barlow_twins-0'):
       bt4rec.load_encoder(str(tmp_path))

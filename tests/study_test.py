@@ -16,6 +16,7 @@ from bt4rec import (
   errors,
   grid,
   pretrain,
+  report,
   study,
   workdir,
 )
@@ -61,6 +62,7 @@ def _config(axes=None, **overrides) -> ConfigDict:
     'seeds': (3, 4),
     'processes': 1,
     'axes': axes or {},
+    'encoders': {},
     **overrides,
   }
   return config
@@ -138,6 +140,18 @@ class TestCells:
       derived = grid.cell_config(config, cell, '/study')
       assert set(derived) == set(tiny.config())
 
+  def test_a_row_may_have_been_pre_trained_before(self):
+    config = _config(
+      encoders={'mine': '/elsewhere'}, rows=('mine',), seeds=(3,)
+    )
+    cells = grid.cells(config)
+    assert [c.name for c in cells] == [
+      'next_category-probe-mine-0.5-3',
+      'next_category-probe-mine-1.0-3',
+    ]
+    derived = grid.cell_config(config, cells[0], '/study')
+    assert derived.init_from == '/elsewhere'
+
   @pytest.mark.parametrize(
     'overrides, sentence',
     [
@@ -190,6 +204,7 @@ def fake_jobs(monkeypatch):
 
   monkeypatch.setattr(pretrain, 'run', pretraining)
   monkeypatch.setattr(downstream, 'run', evaluation)
+  monkeypatch.setattr(report, 'write_report', lambda _: 'the report')
   return ran, failing
 
 
@@ -210,15 +225,13 @@ class TestRun:
     assert len(ran) == 4 + 8 - 2
     assert len(workdir.read_lines(f'{directory}/results.jsonl')) == 8 - 3
     ran.clear(), failing.clear()
-    text = study.run(config, directory, None)
+    assert study.run(config, directory, None) == 'the report'
     assert sorted(ran) == [
       'next_category-probe-barlow_twins-0.5-3',
       'next_category-probe-other-0.5-4',
       'next_category-probe-other-1.0-4',
       'other-4',
     ]
-    assert 'seeds [3, 4]' in text
-    assert (tmp_path / 'report.md').read_text() == text
     ran.clear()
     study.run(config, directory, None)
     assert not ran
