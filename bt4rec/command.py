@@ -11,7 +11,12 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from bt4rec.errors import InputError, NonFiniteLossError, StorageError
+from bt4rec.errors import (
+  InputError,
+  NonFiniteLossError,
+  StorageError,
+  UnfinishedError,
+)
 
 _BAD_INPUT = 2
 _FAILED = 1
@@ -22,7 +27,8 @@ def run(main: Callable[[list[str]], None]) -> None:
   """Runs a command's main; does not return.
 
   Exit status 0 is success alone. Bad input is one sentence on standard error
-  and status 2; a training that failed is one sentence and status 1.
+  and status 2; a training or a part of a study that failed is one sentence
+  and status 1.
 
   Args:
     main: Takes the arguments that are not flags, the program's name first.
@@ -33,7 +39,7 @@ def run(main: Callable[[list[str]], None]) -> None:
       main(argv)
     except InputError as error:
       _fail(str(error), _BAD_INPUT)
-    except (NonFiniteLossError, StorageError) as error:
+    except (NonFiniteLossError, StorageError, UnfinishedError) as error:
       _fail(str(error), _FAILED)
     except OSError as error:
       if error.errno not in _NO_ROOM:
@@ -105,7 +111,7 @@ def _parse(argv: list[str]) -> list[str]:
     _fail(
       f'config file {file!r} does not exist; the files are '
       f'configs/quickstart.py, configs/pretrain.py, configs/downstream.py, '
-      f'configs/reproduce.py and configs/study.py.',
+      f'configs/reproduce.py, configs/study.py and configs/tune.py.',
       _BAD_INPUT,
     )
   try:

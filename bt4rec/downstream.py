@@ -47,6 +47,11 @@ def run(
     raise InputError(
       f'label_fraction={config.label_fraction} must be above 0 and at most 1.'
     )
+  if not 0 <= config.validation_fraction <= 1:
+    raise InputError(
+      f'validation_fraction={config.validation_fraction} must be between 0 '
+      f'and 1.'
+    )
   if any(k < 1 for k in config.cold_start):
     raise InputError(
       f'cold_start={tuple(config.cold_start)} must be numbers of events, at '
@@ -60,7 +65,7 @@ def run(
   task = tasks.make_task(config.task, dataset, config.split_seed)
   protocol = choose('protocol', config.protocol, protocols.PROTOCOLS)
   labelled, validation = task.train_and_validation(
-    config.label_fraction, config.seed
+    config.label_fraction, config.seed, config.validation_fraction
   )
   logging.info(
     '%s, %s at %g %% labels: %d training, %d validation examples',

@@ -28,6 +28,10 @@ def choose(kind: str, name: str, table: dict):
   return table[name]
 
 
+class UnfinishedError(RuntimeError):
+  """Some jobs of a grid failed; the text says which, and how to go on."""
+
+
 class NonFiniteLossError(RuntimeError):
   """Training met a loss that is not finite; the text names the step."""
 

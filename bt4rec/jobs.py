@@ -5,7 +5,7 @@ import os
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import datasets, downstream, pretrain, report, study, workdir
+from bt4rec import datasets, downstream, pretrain, report, study, tune, workdir
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import choose
 from bt4rec.tasks import TASKS
@@ -36,9 +36,15 @@ def _study(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
   return f'{text}\nreport: {os.path.join(directory, "report.html")}'
 
 
+def _tune(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
+  text = tune.run(config, directory, dataset)
+  return f'{text}\ntrials: {os.path.join(directory, "trials.jsonl")}'
+
+
 _JOBS = {
   'pretrain': _pretrain,
   'study': _study,
+  'tune': _tune,
 }
 
 

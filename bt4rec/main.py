@@ -1,7 +1,7 @@
 """Runs a job: `python -m bt4rec.main --config=FILE:ARG --workdir=DIR`.
 
 Without flags it runs the quickstart. The config's `task` says what to run:
-a pre-training, a downstream task, or a study over many of both.
+a pre-training, a downstream task, a study over many of both, or a search.
 """
 
 import os
@@ -23,7 +23,8 @@ _CONFIG = config_flags.DEFINE_config_file(
   _QUICKSTART,
   'File with the config, and its argument after a colon. Files: '
   'configs/quickstart.py, configs/pretrain.py:DATASET[,OBJECTIVE], '
-  'configs/downstream.py:DATASET,TASK, configs/study.py:DATASET, '
+  'configs/downstream.py:DATASET,TASK, configs/study.py:DATASET[,SIZE], '
+  'configs/tune.py:DATASET,OBJECTIVE, '
   'configs/reproduce.py:MODEL.',
   lock_config=True,
 )

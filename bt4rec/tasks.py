@@ -104,13 +104,14 @@ class Task:
     raise NotImplementedError
 
   def train_and_validation(
-    self, fraction: float, seed: int
+    self, fraction: float, seed: int, validation_fraction: float = 0.0
   ) -> tuple[Examples, Examples]:
     """The labelled examples of a label fraction.
 
     Args:
       fraction: Share of the labelled users, in (0, 1].
       seed: Seed of the draw of users.
+      validation_fraction: The same for validation; 0 is `fraction`.
 
     Raises:
       InputError: If nothing is left to train on.
@@ -144,19 +145,23 @@ class NextItem(Task):
     return splits.last_two_cut(self.dataset.lengths)
 
   def train_and_validation(
-    self, fraction: float, seed: int
+    self, fraction: float, seed: int, validation_fraction: float = 0.0
   ) -> tuple[Examples, Examples]:
     # Two events to train on (one predicts the other) and two held out.
-    users = np.flatnonzero(self.dataset.lengths >= 4)
-    users = users[
-      splits.label_subset(self.dataset.user_ids[users], fraction, seed)
-    ]
+    long_enough = np.flatnonzero(self.dataset.lengths >= 4)
+    ids = self.dataset.user_ids[long_enough]
+    users, validated = (
+      long_enough[splits.label_subset(ids, share, seed)]
+      for share in (fraction, validation_fraction or fraction)
+    )
     # Positions 1 .. n - 3 of each user are training targets.
     counts = self.dataset.lengths[users] - 3
     within = splits.positions_within(counts)
     rows = np.repeat(users, counts)
     train = self._examples(rows, self.dataset.offsets[rows] + 1 + within)
-    validation = self._examples(users, self.dataset.offsets[users + 1] - 2)
+    validation = self._examples(
+      validated, self.dataset.offsets[validated + 1] - 2
+    )
     return (
       self._require(train, 'training'),
       self._require(validation, 'validation'),
@@ -250,14 +255,17 @@ class FavoriteCategory(Task):
     return np.where(has_label, splits.favorite_cut(lengths), lengths)
 
   def train_and_validation(
-    self, fraction: float, seed: int
+    self, fraction: float, seed: int, validation_fraction: float = 0.0
   ) -> tuple[Examples, Examples]:
     subsets = []
-    for name, what in (('train', 'training'), ('validation', 'validation')):
+    for name, what, share in (
+      ('train', 'training', fraction),
+      ('validation', 'validation', validation_fraction or fraction),
+    ):
       examples = self._require(self._split[name], what)
       chosen = splits.label_subset(
         self.dataset.user_ids[examples.users],
-        fraction,
+        share,
         seed,
         classes=examples.labels,
       )

@@ -24,6 +24,7 @@ _FREE_KEYS = (
   'dataset.data_dir',
   'dataset.item_table',
   'study',
+  'tune',
 )
 
 

@@ -1,6 +1,7 @@
 """Every field of every config, once, with its comment; other files override.
 
-Not a job by itself: see quickstart.py, pretrain.py, downstream.py, study.py.
+Not a job by itself: see quickstart.py, pretrain.py, downstream.py, study.py,
+tune.py.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ def get_config() -> ConfigDict:
   """Returns the defaults."""
   config = ConfigDict()
 
-  # What to run: 'pretrain', 'study', or a downstream task: 'next_item',
+  # What to run: 'pretrain', 'study', 'tune', or a downstream task: 'next_item',
   # 'next_category', 'favorite_category'.
   config.task = 'pretrain'
   # Seed of initialisation, order, views and label subsets.
@@ -262,6 +263,9 @@ def get_config() -> ConfigDict:
   config.init_step = -1
   # Share of the labelled users whose labels are used, in (0, 1].
   config.label_fraction = 1.0
+  # The same for validation; 0 is label_fraction, few labels being few
+  # everywhere.
+  config.validation_fraction = 0.0
   # Most (user, position) examples of a frozen probe of next_item and
   # next_category; 0 is all.
   config.max_probe_examples = 20_000

@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     'scratch',
   )
   config.study.finetune = ()
+  config.cold_start = ()
   config.study.protocols.scratch.total_steps = 300
   config.study.label_fractions = (0.1,)
   config.study.seeds = (0,)

@@ -114,6 +114,20 @@ class TestCheckpointer:
     _save(tmp_path, metrics, keep)
     assert _steps(tmp_path) == expected
 
+  def test_keeps_the_steps_that_are_named(self, tmp_path):
+    checkpointer = checkpoint.Checkpointer(str(tmp_path), 1, (0, 2, 7))
+    for step, metric in {0: 0.9, 1: 0.5, 2: None, 3: 0.1, 4: 0.3}.items():
+      checkpointer.save(step, _state(step), {'number': step}, metric)
+    checkpointer.close()
+    # Those, the best and the latest.
+    assert _steps(tmp_path) == [0, 2, 3, 4]
+    model = checkpoint.restore_model(str(tmp_path), 2)
+    _assert_same_bits(model.params, _state(2).params)
+    assert (model.step, checkpoint.step_of(str(tmp_path), 2)) == (2, 2)
+    assert checkpoint.step_of(str(tmp_path)) == 3
+    with pytest.raises(InputError, match=r'of step 1.*0, 2, 3, 4'):
+      checkpoint.restore_model(str(tmp_path), 1)
+
   def test_best_is_the_lowest_metric(self, tmp_path):
     _save(tmp_path, {1: 0.5, 2: 0.2, 3: 0.4, 4: None})
     checkpointer = checkpoint.Checkpointer(str(tmp_path))

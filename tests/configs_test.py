@@ -18,6 +18,7 @@ from configs import (
   quickstart,
   reproduce,
   study,
+  tune,
 )
 from tests import tiny
 
@@ -55,7 +56,11 @@ def test_names_in_configs_are_the_names_in_the_code():
   assert set(presets.DATASETS) == set(datasets._SOURCES)
   for overrides in presets.pretrainings().values():
     assert overrides['objective'] in OBJECTIVES
-  for config in (base.get_config(), study.get_config('synthetic')):
+  for config in (
+    base.get_config(),
+    study.get_config('synthetic'),
+    tune.get_config(),
+  ):
     assert config.task in jobs._JOBS
 
 
@@ -124,6 +129,8 @@ def test_the_grid_crosses_view_makers_weights_and_projectors():
     (lambda: downstream.get_config('ml1m,next'), 'next_category'),
     (lambda: downstream.get_config('ml1m,next_item,prob'), 'finetune'),
     (lambda: study.get_config('yep'), 'ml1m'),
+    (lambda: study.get_config('ml1m,big'), 'small'),
+    (lambda: tune.get_config('ml1m,barlow'), 'dual_encoder_tuned'),
     (lambda: ablation.get_config('ml1m,all'), 'options'),
     (lambda: reproduce.get_config('sasrec'), 'next_item_bce'),
   ],

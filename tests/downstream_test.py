@@ -1,5 +1,8 @@
 """Tests of bt4rec.downstream: the protocols, and what they refuse."""
 
+import dataclasses
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from bt4rec import (
   downstream,
   encode,
   encoders,
+  evaluate,
   pretrain,
   protocols,
   splits,
@@ -54,7 +58,7 @@ def pretrained(dataset, tmp_path_factory):
   """Scope -> workdir of a short pre-training."""
   directories = {}
   for scope in ('shared', 'leave_two_out'):
-    config = small_config(pretrain_scope=scope)
+    config = small_config(pretrain_scope=scope, keep_steps=(0, 3))
     directory = str(tmp_path_factory.mktemp(scope))
     workdir.check_config(config, directory)
     pretrain.run(config, directory, dataset)
@@ -292,3 +296,118 @@ def test_oracle_needs_the_known_world(tmp_path):
   object.__setattr__(dataset, 'name', 'ml1m')
   with pytest.raises(InputError, match='synthetic'):
     downstream.run(config, str(tmp_path), dataset)
+
+
+class TestResult:
+  """What a line says besides the metrics."""
+
+  def test_names_the_pre_training(self, dataset, pretrained, tmp_path):
+    config = small_config('next_category', init_from=pretrained['shared'])
+    result = downstream.run(config, str(tmp_path / 'best'), dataset)
+    lines = workdir.read_lines(f'{pretrained["shared"]}/metrics.jsonl')
+    best = min(
+      (line for line in lines if 'validation_loss' in line),
+      key=lambda line: line['validation_loss'],
+    )
+    assert result['pretraining'] == {
+      'batch_size': 32,
+      'total_steps': 4,
+      'step': best['step'],
+      'num_negatives': None,
+    }
+    config = small_config('next_category', protocol='majority')
+    result = downstream.run(config, str(tmp_path / 'none'), dataset)
+    assert result['pretraining'] == {}
+    config.init_from = pretrained['shared']
+    with pytest.raises(InputError, match='majority works without'):
+      downstream.run(config, str(tmp_path / 'none'), dataset)
+
+  def test_takes_the_checkpoint_of_a_step(self, dataset, pretrained, tmp_path):
+    directory = pretrained['shared']
+    config = small_config('next_category', init_from=directory, init_step=0)
+    (tmp_path / 'probe').mkdir()
+    workdir.check_config(config, str(tmp_path / 'probe'))
+    result = downstream.run(config, str(tmp_path / 'probe'), dataset)
+    assert result['pretraining']['step'] == 0
+    # The untrained encoder; the first update has the learning rate 0.
+    digests = {
+      step: encode.load_encoder(directory, step).digest() for step in (0, 3)
+    }
+    assert digests[0] != digests[3]
+    probed = encode.load_encoder(str(tmp_path / 'probe'))
+    assert probed.digest() == digests[0]
+    config.init_step = 1
+    with pytest.raises(InputError, match=r'no checkpoint of step 1.*0, 3'):
+      downstream.run(config, str(tmp_path / 'other'), dataset)
+    config.init_from = ''
+    with pytest.raises(InputError, match='init_step=1'):
+      downstream.run(config, str(tmp_path / 'other'), dataset)
+
+  def test_counts_what_a_probe_trains_on(self, dataset, tmp_path):
+    config = small_config('next_category', max_probe_examples=70)
+    probe = downstream.run(config, str(tmp_path / 'probe'), dataset)
+    assert probe['num_train'] == 70
+    # All but the last two events of a user, and the first, are targets; each
+    # item of this world has a category.
+    config.protocol = 'scratch'
+    scratch = downstream.run(config, str(tmp_path), dataset)
+    assert scratch['num_train'] == (dataset.lengths - 3).sum()
+
+  def test_cold_start_is_of_users_with_few_events(
+    self, dataset, predicting, tmp_path
+  ):
+    config = small_config(
+      'next_item', protocol='direct', init_from=predicting, cold_start=(3, 99)
+    )
+    result = downstream.run(config, str(tmp_path), dataset)
+    assert list(result['cold_start']) == ['3', '99']
+    assert result['cold_start']['99'] == result['metrics']
+    # As users whose whole history is three events and the target.
+    newest = np.concatenate(
+      [np.arange(end - 4, end) for end in dataset.offsets[1:]]
+    )
+    users = np.arange(dataset.num_users)
+    few = dataclasses.replace(
+      dataset,
+      items=dataset.items[newest],
+      offsets=4 * np.arange(dataset.num_users + 1),
+    )
+    task = tasks.make_task('next_item', few, 0)
+    scorer = encode.load_encoder(predicting).require_scorer()
+    examples = tasks.Examples(users, 4 * users + 3, few.items[3::4] - 1)
+    expected, _ = evaluate.evaluate_scorer(scorer, task, examples, True)
+    for name, value in expected.items():
+      np.testing.assert_allclose(result['cold_start']['3'][name], value, 1e-5)
+    assert result['cold_start']['3'] != result['metrics']
+
+  def test_popularity_groups_are_the_whole(self, dataset, predicting, tmp_path):
+    config = small_config('next_item', protocol='direct', init_from=predicting)
+    result = downstream.run(config, str(tmp_path), dataset)
+    groups = result['by_popularity']
+    assert sum(group['num_test'] for group in groups) == result['num_test']
+    mean = sum(group['num_test'] * group['metrics']['mrr'] for group in groups)
+    np.testing.assert_allclose(
+      mean / result['num_test'], result['metrics']['mrr'], rtol=1e-6
+    )
+    json.dumps(groups)
+
+  def test_cold_start_takes_numbers_of_events(self, dataset, tmp_path):
+    config = small_config('next_item', protocol='majority', cold_start=(0,))
+    with pytest.raises(InputError, match='cold_start'):
+      downstream.run(config, str(tmp_path), dataset)
+
+
+def test_names_of_cells_tell_variants_apart():
+  line = {
+    'task': 'next_item',
+    'protocol': 'probe',
+    'objective': 'vicreg',
+    'label_fraction': 0.1,
+    'seed': 2,
+  }
+  assert downstream.cell_name(line) == 'next_item-probe-vicreg-0.1-2'
+  names = {
+    downstream.cell_name({**line, 'variant': variant})
+    for variant in ('', 'batch_size=16', 'step=16')
+  }
+  assert len(names) == 3 and downstream.cell_name(line) in names

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import bt4rec
-from bt4rec import downstream, pretrain, study, tasks, workdir
+from bt4rec import downstream, grid, pretrain, tasks, workdir
 from bt4rec.datasets import sequences
 from bt4rec.errors import InputError
 from configs import study as study_config
@@ -277,12 +277,12 @@ class TestLoad:
     workdir.check_config(config, str(tmp_path))
     with pytest.raises(InputError, match='pretrain/barlow_twins-0'):
       bt4rec.load_encoder(str(tmp_path))
-    # One of them is loaded, whatever its config takes over from the study's.
+    # One of them is loaded, as the study made it.
     directory = tmp_path / 'pretrain' / 'barlow_twins-0'
     shutil.copytree(runs[0] / 'pretrained', directory)
     config = tiny.config(task='study', study=config.study)
-    cell = next(c for c in study.cells(config) if c.kind == 'pretrain')
-    config = study.cell_config(config, cell, str(tmp_path))
+    cell = next(c for c in grid.cells(config) if c.kind == 'pretrain')
+    config = grid.cell_config(config, cell, str(tmp_path))
     os.remove(directory / 'config.json')
     workdir.check_config(config, str(directory))
     assert bt4rec.load_encoder(str(directory)).embed([[100]]).shape == (1, 12)

@@ -235,6 +235,11 @@ class TestSelection:
     assert int(state.step) == 9  # The last of equal values.
     assert _steps(tmp_path) == [9, 12]
 
+  def test_named_steps_are_kept(self, tmp_path):
+    job = _job(validation=_VALIDATION.__getitem__, keep_steps=(0, 4, 6))
+    train.fit(job, str(tmp_path))
+    assert _steps(tmp_path) == [0, 4, 6, 9, 12]
+
   def test_the_largest_is_best_of_what_is_no_loss(self, tmp_path):
     select = 'validation_ndcg@10'
 
@@ -522,6 +527,15 @@ class TestSettings:
     assert train.settings(tiny.config())['total_steps'] == 8
     with pytest.raises(InputError, match=r'log_every_steps=0 '):
       train.settings(tiny.config(log_every_steps=0))
+
+  @pytest.mark.parametrize('step', [-1, 9])
+  def test_refuses_to_keep_a_step_that_never_comes(self, step):
+    assert train.settings(tiny.config(keep_steps=(0, 8)))['keep_steps'] == (
+      0,
+      8,
+    )
+    with pytest.raises(InputError, match=r'keep_steps.*total_steps=8'):
+      train.settings(tiny.config(keep_steps=(2, step)))
 
   def test_refuses_a_negative_seed(self):
     with pytest.raises(InputError, match='seed=-1 '):

@@ -1,0 +1,144 @@
+"""Searches the settings of a pre-training: configs/tune.py:DATASET,OBJECTIVE.
+
+OBJECTIVE: barlow_twins, dual_encoder_tuned, dual_encoder_plain, info_nce,
+masked_item, next_item, vicreg. As many trials of as many steps for each, drawn
+at random from the spaces below, each judged by linear probes of the three tasks
+with 10 % of the labels on all of validation; the test split is not looked at.
+Resumable; more --config.tune.num_trials go on. --config.study.processes=N runs
+N at a time.
+
+Command:  launch/run.sh --config=configs/tune.py:ml1m,barlow_twins
+          --workdir=runs/tune-ml1m-barlow_twins
+Hardware: CPU, one core; an estimate from configs/pretrain.py: 11 minutes a
+          trial of barlow_twins, 5 of dual_encoder_tuned.
+Expect:   the best trial as a row for configs/presets.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import presets, study
+
+# Field -> ('uniform', low, high), ('log_uniform', low, high) or ('choice',
+# value, ...). Where objectives share a field and its range, trial k of each
+# has the same value.
+_OPTIMIZER = {
+  'learning_rate': ('log_uniform', 3e-4, 1e-2),
+  'weight_decay': ('log_uniform', 1e-6, 1e-1),
+  'item_table_rate': ('log_uniform', 1.0, 30.0),
+}
+_SHARED = {
+  'optimizer': _OPTIMIZER,
+  'encoder': {
+    'dropout': ('uniform', 0.0, 0.4),
+    'pooling': ('choice', 'mean', 'last', 'class_token'),
+  },
+}
+_PROJECTORS = (
+  'choice',
+  (256,),
+  (256, 256),
+  (256, 256, 256),
+  (1024, 256),
+  (1024, 1024, 1024),
+)
+_VIEWS = {
+  'split': (
+    'choice',
+    'none',
+    'disjoint_halves',
+    'past_future',
+    'two_windows',
+  ),
+  'ratios': {
+    'mask': ('uniform', 0.0, 0.6),
+    'segment_mask': ('uniform', 0.0, 0.6),
+    'permute': ('uniform', 0.0, 0.6),
+  },
+}
+_PREDICTING = {
+  'optimizer': _OPTIMIZER,
+  'encoder': {'dropout': ('uniform', 0.0, 0.4)},
+}
+_SPACES = {
+  'barlow_twins': {
+    **_SHARED,
+    'augment': _VIEWS,
+    'barlow_twins': {
+      'lambd': ('log_uniform', 5e-3, 0.5),
+      'projector': _PROJECTORS,
+      'next_item_weight': ('choice', 0.0, 0.3, 1.0, 3.0),
+      'min_context': ('uniform', 0.0, 0.9),
+    },
+  },
+  'dual_encoder_tuned': {
+    **_SHARED,
+    'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
+  },
+  'dual_encoder_plain': {
+    **_SHARED,
+    'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
+  },
+  'info_nce': {
+    **_SHARED,
+    'augment': {
+      'ratios': {
+        'crop': ('uniform', 0.1, 0.7),
+        'mask': ('uniform', 0.1, 0.7),
+        'permute': ('uniform', 0.1, 0.7),
+      },
+    },
+    'info_nce': {
+      'temperature': ('log_uniform', 0.03, 1.0),
+      'projector': ('choice', (), (256,), (256, 256)),
+    },
+  },
+  'masked_item': {
+    **_SHARED,
+    'masked_item': {
+      'mask_ratio': ('uniform', 0.1, 0.7),
+      'last_only_ratio': ('uniform', 0.0, 0.5),
+    },
+  },
+  'next_item': _PREDICTING,
+  'vicreg': {
+    **_SHARED,
+    'augment': _VIEWS,
+    'vicreg': {
+      'invariance_weight': ('log_uniform', 3.0, 100.0),
+      'variance_weight': ('log_uniform', 3.0, 100.0),
+      'projector': _PROJECTORS,
+    },
+  },
+}
+
+
+def get_config(arg: str = 'synthetic,barlow_twins') -> ConfigDict:
+  """Returns the config of a search.
+
+  Args:
+    arg: 'DATASET,OBJECTIVE'.
+  """
+  dataset, _, objective = arg.partition(',')
+  config = study.get_config(dataset)
+  row = presets.pick('objective', objective, _SPACES)
+  config.task = 'tune'
+  config.evaluate_test = False
+  config.cold_start = ()
+  # A tenth of validation, as of the labels, could tell nothing apart.
+  config.validation_fraction = 1.0
+  # The rows are the trials.
+  config.study.pretrainings = ConfigDict()
+  config.study.rows = ()
+  config.study.finetune = ()
+  config.study.label_fractions = (0.1,)
+  config.study.seeds = (0,)
+  config.tune = ConfigDict()
+  # What is searched, what it overrides in every trial, and its space.
+  config.tune.row = row
+  config.tune.base = presets.pretrainings()[row]
+  config.tune.space = _SPACES[row]
+  # Equal for all that are compared.
+  config.tune.num_trials = 20
+  # Of the draws; training has the seeds of the study.
+  config.tune.seed = 0
+  return config

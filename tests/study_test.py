@@ -1,0 +1,337 @@
+"""Tests of a study: its cells, what is run again, what fails, processes."""
+
+import json
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from bt4rec import (
+  cell_processes,
+  cell_runner,
+  datasets,
+  downstream,
+  errors,
+  grid,
+  pretrain,
+  report,
+  study,
+  workdir,
+)
+from configs import study as study_config
+from tests import tiny
+
+_WORLD = {
+  'num_users': 120,
+  'num_items': 30,
+  'num_categories': 4,
+  'min_events': 12,
+  'max_events': 16,
+}
+
+
+def _axis(stage, settings, **overrides):
+  return {
+    'stage': stage,
+    'rows': ('barlow_twins',),
+    'protocols': ('probe',),
+    'label_fractions': (0.5,),
+    'settings': settings,
+    **overrides,
+  }
+
+
+def _config(axes=None, **overrides) -> ConfigDict:
+  """Two rows, a task, two label fractions, two seeds."""
+  config = tiny.config(
+    total_steps=3, eval_every_steps=1, dataset={'synthetic': _WORLD}
+  )
+  config.task = 'study'
+  config.study = {
+    'pretrainings': {
+      'barlow_twins': {'objective': 'barlow_twins'},
+      'other': {'objective': 'vicreg', 'batch_size': 8},
+    },
+    'protocols': {'probe': {'total_steps': 4}},
+    'rows': ('majority', 'barlow_twins'),
+    'finetune': (),
+    'tasks': ('next_category',),
+    'label_fractions': (0.5, 1.0),
+    'seeds': (3, 4),
+    'processes': 1,
+    'axes': axes or {},
+    'encoders': {},
+    **overrides,
+  }
+  return config
+
+
+class TestCells:
+  def test_are_the_grid_seed_by_seed(self):
+    cells = grid.cells(_config(finetune=('barlow_twins',)))
+    # Of each seed: 2 of majority, a pre-training, 2 probes, 2 fine-tunings.
+    assert [(c.kind, c.label_fraction, c.seed) for c in cells] == [
+      (kind, fraction, seed)
+      for seed in (3, 4)
+      for kind, fraction in (
+        ('majority', 0.5),
+        ('majority', 1.0),
+        ('pretrain', 0.0),
+        ('probe', 0.5),
+        ('probe', 1.0),
+        ('finetune', 0.5),
+        ('finetune', 1.0),
+      )
+    ]
+    assert len({c.name for c in cells if c.task}) == 12
+    assert [len(unit) for unit in grid.units(cells).values()] == [2, 5, 2, 5]
+
+  def test_an_axis_pre_trains_for_each_of_its_settings(self):
+    settings = {'8': {'batch_size': 8}, '16': {'batch_size': 16}}
+    config = _config({'batch_size': _axis('pretrain', settings)}, seeds=(3,))
+    cells = grid.cells(config)
+    # 16 is the batch size of the main grid, so its cells are there already.
+    assert [c.directory for c in cells if c.kind == 'pretrain'] == [
+      'pretrain/barlow_twins-3',
+      'pretrain/barlow_twins-3-batch_size=8',
+    ]
+    assert [c.variant for c in cells if c.kind == 'probe'] == [
+      '',
+      '',
+      'batch_size=8',
+    ]
+    small = cells[-1]
+    assert small.name == 'next_category-probe-barlow_twins-0.5-3-batch_size=8'
+    derived = grid.cell_config(config, small, '/study')
+    assert derived.init_from == '/study/pretrain/barlow_twins-3-batch_size=8'
+    assert derived.variant == 'batch_size=8'
+    # The probe has its own.
+    assert derived.batch_size == 16 and derived.total_steps == 4
+    source = grid.cell_config(config, small.source, '/study')
+    assert (source.task, source.batch_size, source.seed) == ('pretrain', 8, 3)
+    # A row that is at 8 anyway is pre-trained once.
+    config.study.rows = ()
+    config.study.axes.batch_size.rows = ('other',)
+    assert {c.directory for c in grid.cells(config) if not c.task} == {
+      'pretrain/other-3',
+      'pretrain/other-3-batch_size=16',
+    }
+
+  def test_an_axis_of_steps_shares_the_pre_training(self):
+    settings = {str(step): {'init_step': step} for step in (0, 1)}
+    config = _config({'step': _axis('downstream', settings)}, seeds=(3,))
+    config.keep_steps = (0, 1)
+    cells = grid.cells(config)
+    assert sum(c.kind == 'pretrain' for c in cells) == 1
+    derived = [grid.cell_config(config, c, '/study') for c in cells[-3:]]
+    assert [c.init_step for c in derived] == [-1, 0, 1]
+    assert {c.init_from for c in derived} == {'/study/pretrain/barlow_twins-3'}
+    assert [c.variant for c in derived] == ['', 'step=0', 'step=1']
+    # Downstream training keeps no such steps; the pre-training does.
+    assert {c.keep_steps for c in derived} == {()}
+    source = grid.cell_config(config, cells[-1].source, '/study')
+    assert source.keep_steps == (0, 1)
+
+  def test_a_cell_is_a_job_of_its_own(self):
+    config = _config()
+    for cell in grid.cells(config):
+      derived = grid.cell_config(config, cell, '/study')
+      assert set(derived) == set(tiny.config())
+
+  def test_a_row_may_have_been_pre_trained_before(self):
+    config = _config(
+      encoders={'mine': '/elsewhere'}, rows=('mine',), seeds=(3,)
+    )
+    cells = grid.cells(config)
+    assert [c.name for c in cells] == [
+      'next_category-probe-mine-0.5-3',
+      'next_category-probe-mine-1.0-3',
+    ]
+    derived = grid.cell_config(config, cells[0], '/study')
+    assert derived.init_from == '/elsewhere'
+
+  @pytest.mark.parametrize(
+    'overrides, sentence',
+    [
+      ({'rows': ('barlow',)}, "row of the study 'barlow'.*barlow_twins"),
+      ({'finetune': ('random',)}, 'fine-tuned row'),
+      ({'tasks': ('next',)}, 'next_category'),
+      ({'seeds': ()}, 'no cell'),
+      ({'processes': 0}, 'study.processes=0'),
+      ({'axes': {'a': _axis('train', {})}}, 'stage of the axis a'),
+      ({'axes': {'a': _axis('pretrain', {}, rows=('x',))}}, 'row of the axis'),
+    ],
+  )
+  def test_mistakes_get_a_sentence(self, overrides, sentence, tmp_path):
+    config = _config(**overrides)
+    with pytest.raises(errors.InputError, match=sentence):
+      study.run(config, str(tmp_path), datasets.load(config.dataset))
+
+
+@pytest.fixture
+def fake_jobs(monkeypatch):
+  """Jobs that only note that they ran; those in the set fail."""
+  ran, failing = [], {}
+
+  def start(name):
+    ran.append(name)
+    if name in failing:
+      raise failing[name]
+
+  def pretraining(config, path, dataset):
+    start(os.path.basename(path))
+
+  def evaluation(config, path, dataset, cache):
+    line = {
+      'dataset': 'synthetic',
+      'task': config.task,
+      'objective': config.label,
+      'variant': config.variant,
+      'protocol': config.protocol,
+      'label_fraction': config.label_fraction,
+      'seed': config.seed,
+      'metrics': {'accuracy@1': 0.5},
+      'split_fingerprint': 'f',
+      'inductive': False,
+      'commit': 'abc',
+      'device': '1 x cpu',
+      'wall_seconds': 2.0,
+    }
+    start(downstream.cell_name(line))
+    return {**line, 'outcomes': np.ones(3)}
+
+  monkeypatch.setattr(pretrain, 'run', pretraining)
+  monkeypatch.setattr(downstream, 'run', evaluation)
+  monkeypatch.setattr(report, 'write_report', lambda _: 'the report')
+  return ran, failing
+
+
+class TestRun:
+  def test_a_failing_cell_stops_nobody_and_is_tried_again(
+    self, fake_jobs, tmp_path
+  ):
+    ran, failing = fake_jobs
+    config, directory = _config(rows=('barlow_twins', 'other')), str(tmp_path)
+    failing['next_category-probe-barlow_twins-0.5-3'] = errors.InputError('No.')
+    failing['other-4'] = errors.NonFiniteLossError('Too far.')
+    with pytest.raises(errors.UnfinishedError) as raised:
+      study.run(config, directory, None)
+    # The failing probe, the failing pre-training and its two probes.
+    assert '4 jobs failed' in str(raised.value)
+    assert 'barlow_twins-0.5-3: No; ' in str(raised.value)
+    # 4 pre-trainings and 8 probes, but for those of the one that failed.
+    assert len(ran) == 4 + 8 - 2
+    assert len(workdir.read_lines(f'{directory}/results.jsonl')) == 8 - 3
+    ran.clear(), failing.clear()
+    assert study.run(config, directory, None) == 'the report'
+    assert sorted(ran) == [
+      'next_category-probe-barlow_twins-0.5-3',
+      'next_category-probe-other-0.5-4',
+      'next_category-probe-other-1.0-4',
+      'other-4',
+    ]
+    ran.clear()
+    study.run(config, directory, None)
+    assert not ran
+
+  def test_a_line_cut_by_a_kill_is_run_again(self, fake_jobs, tmp_path):
+    ran, _ = fake_jobs
+    study.run(_config(), str(tmp_path), None)
+    path = tmp_path / 'results.jsonl'
+    path.write_text(path.read_text()[:-20])
+    ran.clear()
+    study.run(_config(), str(tmp_path), None)
+    assert ran == ['next_category-probe-barlow_twins-1.0-4']
+    assert len(workdir.read_lines(str(path))) == 8
+
+  def test_settings_of_a_finished_pre_training_cannot_change(
+    self, fake_jobs, tmp_path
+  ):
+    study.run(_config(), str(tmp_path), None)
+    config = _config()
+    config.study.pretrainings.barlow_twins.batch_size = 32
+    with pytest.raises(errors.InputError, match='batch_size was 16, is 32'):
+      study.run(config, str(tmp_path), None)
+
+  def test_time_left_grows_with_the_work(self):
+    settings = {'64': {'batch_size': 64}}
+    config = _config(
+      {'batch_size': _axis('pretrain', settings)}, rows=('barlow_twins',)
+    )
+    config.study.seeds = (3,)
+    cells = grid.cells(config)
+    progress = cell_runner._Progress(config, cells, 1)
+    assert progress._time_left() == ''
+    progress.skip(cells[0], 100.0)
+    progress.skip(cells[1], 8.0)
+    # A probe, the pre-training with four times the batch, and its probe.
+    assert progress._time_left() == ' ETA 0:06:56'
+    # The units that are left can run at the same time.
+    progress._processes = 2
+    assert progress._time_left() == ' ETA 0:03:28'
+
+
+class TestProcesses:
+  def test_give_the_results_of_one_process(self, tmp_path):
+    config = _config(seeds=(3,), label_fractions=(1.0,), processes=2)
+    dataset = datasets.load(config.dataset)
+    for name in ('one', 'two'):
+      (tmp_path / name).mkdir()
+    # So that a cell fails in a process of its own.
+    config.study.rows = ('majority', 'barlow_twins', 'other')
+    config.study.pretrainings.other.batch_size = 7
+    with pytest.raises(errors.UnfinishedError, match='batch_size=7'):
+      study.run(config, str(tmp_path / 'two'), dataset)
+    config.study.processes = 1
+    config.study.rows = ('majority', 'barlow_twins')
+    study.run(config, str(tmp_path / 'one'), dataset)
+    two, one = (
+      {
+        line['objective']: (line['metrics'], line['validation'])
+        for line in workdir.read_lines(str(tmp_path / name / 'results.jsonl'))
+      }
+      for name in ('two', 'one')
+    )
+    assert two == one and set(one) == {'majority', 'barlow_twins'}
+    log = (tmp_path / 'two' / 'logs' / 'barlow_twins-3.log').read_text()
+    assert 'pre-training on' in log
+
+  def test_one_that_is_killed_is_reported(self, tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_processes, '_SILENCE', 0.1)
+    config = _config()
+    cells = grid.cells(config)
+    units = {'a': cells[:1], 'b': cells[2:4]}
+    seen = []
+
+    def kill(running):
+      seen.append(list(running))
+      for process in multiprocessing.active_children():
+        if process.name in units:
+          process.kill()
+
+    events = list(
+      cell_processes.run_units(config, str(tmp_path), units, 2, kill)
+    )
+    assert seen[0] == ['a', 'b']
+    assert {event.cell for event in events} == {cells[0], *cells[2:4]}
+    for event in events:
+      assert event.failed and 'status -9' in event.text
+      assert '.log' in event.text
+
+
+@pytest.mark.parametrize('size', ['small', 'full'])
+def test_every_cell_of_the_shipped_studies_has_a_config(size):
+  config = study_config.get_config(f'ml1m,{size}')
+  config.study.seeds = (0,)
+  cells = grid.cells(config)
+  for cell in cells:
+    json.loads(grid.cell_config(config, cell, '/study').to_json_best_effort())
+  sizes = {
+    grid.cell_config(config, cell, '').batch_size
+    for cell in cells
+    if cell.directory.startswith('pretrain/barlow_twins')
+  }
+  every = {16, 32, 64, 128, 256, 512, 1024, 2048}
+  assert sizes == (every if size == 'full' else {128})
