@@ -313,10 +313,10 @@ def _checksums(state: Any, meta: dict) -> dict[str, int]:
     array = np.asarray(leaf)
     # A state has attributes where what is read of it alone has keys.
     name = jax.tree_util.keystr((field,), simple=True)
-    header = f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'
+    header = f'{jax.tree_util.keystr(tuple(path))} {array.dtype} {array.shape}'
     checksum = zlib.crc32(header.encode(), checksums.get(name, 0))
     data = np.ascontiguousarray(array).view(np.uint8)
-    checksums[name] = zlib.crc32(data, checksum)
+    checksums[name] = zlib.crc32(memoryview(data), checksum)
   return checksums
 
 

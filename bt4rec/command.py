@@ -70,6 +70,9 @@ def define_config(config: ConfigDict, text: str) -> None:
 def _fail(sentence: str, status: int) -> None:
   logging.flush()
   print(f'bt4rec: {sentence}', file=sys.stderr)
+  # JAX takes seconds to import; a mistake in the flags comes before.
+  if 'bt4rec.processes' in sys.modules:
+    sys.modules['bt4rec.processes'].leave_if_joined(status)
   sys.exit(status)
 
 
@@ -86,6 +89,16 @@ def _quiet_libraries() -> None:
     return is_grave or path.startswith(package)
 
   logging.get_absl_handler().addFilter(is_ours_or_grave)
+
+  show = sys.excepthook
+
+  def show_but_late_reports(kind, error, traceback) -> None:
+    # After a failed write TensorStore still reports to the event loop, which
+    # Orbax has closed; the failure itself is raised besides.
+    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+      show(kind, error, traceback)
+
+  sys.excepthook = show_but_late_reports
   # TensorFlow's C++ code reads it when it is loaded.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
