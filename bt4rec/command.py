@@ -90,15 +90,15 @@ def _quiet_libraries() -> None:
 
   logging.get_absl_handler().addFilter(is_ours_or_grave)
 
-  show = sys.excepthook
+  show = sys.unraisablehook
 
-  def show_but_late_reports(kind, error, traceback) -> None:
+  def show_but_late_reports(report) -> None:
     # After a failed write TensorStore still reports to the event loop, which
     # Orbax has closed; the failure itself is raised besides.
-    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
-      show(kind, error, traceback)
+    if str(report.exc_value) != 'Event loop is closed':
+      show(report)
 
-  sys.excepthook = show_but_late_reports
+  sys.unraisablehook = show_but_late_reports
   # TensorFlow's C++ code reads it when it is loaded.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
