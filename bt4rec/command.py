@@ -83,6 +83,9 @@ def define_config(config: ConfigDict, text: str) -> None:
 def _fail(sentence: str, status: int) -> None:
   logging.flush()
   print(f'bt4rec: {sentence}', file=sys.stderr)
+  # JAX takes seconds to import; a mistake in the flags comes before.
+  if 'bt4rec.processes' in sys.modules:
+    sys.modules['bt4rec.processes'].leave_if_joined(status)
   sys.exit(status)
 
 
@@ -99,6 +102,16 @@ def _quiet_libraries() -> None:
     return is_grave or path.startswith(package)
 
   logging.get_absl_handler().addFilter(is_ours_or_grave)
+
+  show = sys.unraisablehook
+
+  def show_but_late_reports(report) -> None:
+    # After a failed write TensorStore still reports to the event loop, which
+    # Orbax has closed; the failure itself is raised besides.
+    if str(report.exc_value) != 'Event loop is closed':
+      show(report)
+
+  sys.unraisablehook = show_but_late_reports
   # TensorFlow's C++ code reads it when it is loaded.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 

@@ -1,13 +1,24 @@
 """The kinds of job a config can ask for."""
 
+import contextlib
 import os
 
+import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import datasets, downstream, pretrain, report, study, tune, workdir
+from bt4rec import (
+  datasets,
+  downstream,
+  pretrain,
+  processes,
+  report,
+  study,
+  tune,
+  workdir,
+)
 from bt4rec.datasets import SequenceDataset
-from bt4rec.errors import choose
+from bt4rec.errors import InputError, choose
 from bt4rec.tasks import TASKS
 
 
@@ -64,9 +75,20 @@ def run(config: ConfigDict, directory: str) -> str:
   # Looked up now, so that a task added by the caller is one too.
   tasks = dict.fromkeys(TASKS, _downstream)
   job = choose('task', config.task, {**_JOBS, **tasks})
-  with workdir.locked(directory):
-    workdir.check_config(config, directory)
-    dataset = datasets.load(config.dataset)
+  if jax.process_count() > 1 and config.task != 'pretrain':
+    raise InputError(
+      f'task={config.task} runs in one process; start it without '
+      f'--distributed. Pre-training alone runs in several.'
+    )
+  with contextlib.ExitStack() as stack:
+    if processes.is_first():
+      stack.enter_context(workdir.locked(directory))
+      workdir.check_config(config, directory)
+      dataset = datasets.load(config.dataset)
+    # The others find the records made, where they share a disk.
+    processes.wait_for_all()
+    if not processes.is_first():
+      dataset = datasets.load(config.dataset)
     logging.info(
       '%s: %d users, %d items, %d events',
       dataset.name,

@@ -34,6 +34,24 @@ _WORKDIR = flags.DEFINE_string(
   'Output directory; giving the same one again resumes. The quickstart '
   'writes to runs/quickstart by default.',
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'Whether this is one of several processes of a pre-training, through '
+  'jax.distributed; SLURM, Open MPI and TPU slices are detected.',
+)
+# Of a cluster that is not detected.
+_CLUSTER = {
+  'coordinator_address': flags.DEFINE_string(
+    'coordinator_address', None, 'HOST:PORT of the first process.'
+  ),
+  'num_processes': flags.DEFINE_integer(
+    'num_processes', None, 'How many processes there are.', lower_bound=1
+  ),
+  'process_id': flags.DEFINE_integer(
+    'process_id', None, 'Which of them this is, from 0.', lower_bound=0
+  ),
+}
 
 
 def main(argv: list[str]) -> None:
@@ -45,12 +63,25 @@ def main(argv: list[str]) -> None:
     if config_flags.get_config_filename(flags.FLAGS['config']) != _QUICKSTART:
       raise InputError('--workdir is missing; name the output directory.')
     directory = os.path.join('runs', 'quickstart')
+  if '://' in directory:
+    raise InputError(
+      f'the workdir {directory} is no folder; name a local one. '
+      f'launch/mirror.sh keeps a copy of it in a bucket.'
+    )
+  cluster: dict = {name: flag.value for name, flag in _CLUSTER.items()}
+  given = [name for name, value in cluster.items() if value is not None]
+  if given and not _DISTRIBUTED.value:
+    raise InputError(f'--{given[0]} is read with --distributed alone; add it.')
   # Imported after the flags are checked, since JAX takes seconds.
-  from bt4rec import jobs
+  from bt4rec import jobs, processes
 
+  if _DISTRIBUTED.value:
+    processes.initialize(**cluster)
   directory = os.path.abspath(os.path.expanduser(directory))
   logging.info('output: %s', directory)
-  print(jobs.run(_CONFIG.value, directory))
+  text = jobs.run(_CONFIG.value, directory)
+  if processes.is_first():
+    print(text)
 
 
 if __name__ == '__main__':

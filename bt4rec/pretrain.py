@@ -21,6 +21,7 @@ from bt4rec import (
   plans,
   pretext,
   pretrain_data,
+  processes,
   scoring,
   splits,
   tasks,
@@ -304,16 +305,14 @@ def initial_variables(
   )
 
 
-def run(
-  config: ConfigDict, workdir: str, dataset: SequenceDataset
-) -> encode.Encoder:
-  """Pre-trains, or continues to, and returns the best encoder.
+def run(config: ConfigDict, workdir: str, dataset: SequenceDataset) -> None:
+  """Pre-trains, or continues to.
 
   Args:
     config: A whole config.
     workdir: The output directory, locked by the caller.
     dataset: The dataset.
   """
-  vocabulary.save(workdir, dataset.catalogue)
+  if processes.is_first():
+    vocabulary.save(workdir, dataset.catalogue)
   train.fit(make_job(config, dataset), workdir)
-  return encode.load_encoder(workdir)

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import optimizer, plans, train_step, writer
+from bt4rec import optimizer, plans, processes, train_step, writer
 from bt4rec.checkpoint import Checkpointer
 from bt4rec.errors import InputError, NonFiniteLossError
 from bt4rec.train_state import TrainState
@@ -126,9 +126,17 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
       after as many in a row as may be skipped.
     SystemExit: After SIGTERM, with status 143, when the state is saved.
   """
-  checkpointer = Checkpointer(workdir, job.keep_checkpoints, job.keep_steps)
-  with contextlib.closing(checkpointer), _stop_signal() as stop:
-    restored = checkpointer.restore_latest(job.state)
+  with contextlib.ExitStack() as stack:
+    stop = stack.enter_context(_stop_signal())
+    checkpointer = None
+    if processes.is_first():
+      checkpointer = Checkpointer(
+        workdir, job.keep_checkpoints, job.keep_steps
+      )
+      stack.enter_context(contextlib.closing(checkpointer))
+    restored = _of_first(
+      checkpointer.restore_latest(job.state) if checkpointer else None, job
+    )
     state, selection, skipped = job.state, _Selection(), _Skipped()
     if restored is not None:
       state, meta = restored
@@ -146,7 +154,25 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
     )
     with contextlib.closing(run):
       run.train(stop)
-    return checkpointer.restore_best(job.state)
+    best = _of_first(
+      checkpointer.restore_best(job.state) if checkpointer else None, job
+    )
+    assert best is not None  # Or the first process would have raised.
+    return best
+
+
+def _of_first(
+  restored: tuple[TrainState, dict] | None, job: Job
+) -> tuple[TrainState, dict] | None:
+  """What the first process has restored, on all."""
+  meta = processes.value_of_first(restored and restored[1])
+  if meta is None:
+    return None
+  state = restored[0] if restored else job.state
+  data = processes.arrays_of_first(
+    state.replace(rng=jax.random.key_data(state.rng))
+  )
+  return data.replace(rng=jax.random.wrap_key_data(data.rng)), meta
 
 
 class _Run:
@@ -156,7 +182,7 @@ class _Run:
     self,
     job: Job,
     workdir: str,
-    checkpointer: Checkpointer,
+    checkpointer: Checkpointer | None,
     state: TrainState,
     selection: _Selection,
     skipped: _Skipped,
@@ -172,9 +198,11 @@ class _Run:
     self._state = job.step.replicate(state)
     self._tables = job.step.replicate(job.tables)
     # A run that starts afresh keeps no line, not even of step 0.
-    self._writer = writer.MetricsWriter(
-      workdir, self._step if is_resumed else -1, job.tensorboard
-    )
+    self._writer = None
+    if processes.is_first():
+      self._writer = writer.MetricsWriter(
+        workdir, self._step if is_resumed else -1, job.tensorboard
+      )
     self._progress = writer.Progress(
       job.name, job.total_steps, self._step, job.batch_size
     )
@@ -204,9 +232,9 @@ class _Run:
         self._is_due(job.checkpoint_every_steps) or self._step in job.keep_steps
       ):
         self._save()
-      if stop.is_set():
+      if self._should_stop(stop):
         self._save()
-        self._checkpointer.wait()
+        self._wait()
         logging.warning(
           '%s: stopped by SIGTERM at step %d; the state is saved, the same '
           'command continues.',
@@ -218,10 +246,24 @@ class _Run:
       raise AssertionError(
         f'the step was traced {job.step.num_traces} times: a shape changed.'
       )
-    self._checkpointer.wait()
+    self._wait()
 
   def close(self) -> None:
-    self._writer.close()
+    if self._writer:
+      self._writer.close()
+
+  def _should_stop(self, stop: threading.Event) -> bool:
+    if jax.process_count() > 1:
+      return processes.all_should_stop(self._step)
+    return stop.is_set()
+
+  def _write(self, metrics: dict) -> None:
+    if self._writer:
+      self._writer.write(self._step, metrics)
+
+  def _wait(self) -> None:
+    if self._checkpointer:
+      self._checkpointer.wait()
 
   def _is_due(self, period: int) -> bool:
     return bool(period) and self._step % period == 0
@@ -285,12 +327,15 @@ class _Run:
         metrics['health'],
         metrics['effective_rank'],
       )
-    self._writer.write(self._step, metrics)
+    self._write(metrics)
     self._progress.show(self._step, metrics)
 
   def _evaluate_and_save(self) -> None:
     self._check_finite()
-    numbers = self._job.evaluate(self._job.step.unreplicate(self._state))
+    # Those of the first: by rounding of their own they might not stop alike.
+    numbers = processes.value_of_first(
+      self._job.evaluate(self._job.step.unreplicate(self._state))
+    )
     if not numbers:
       self._save()
       return
@@ -303,7 +348,7 @@ class _Run:
       )
     value = numbers[select]
     self._require_finite(select.replace('_', ' '), value, self._step)
-    self._writer.write(self._step, numbers)
+    self._write(numbers)
     if not select.endswith('loss'):
       value = -value  # Lower is better, for the checkpoints too.
     self._selection.update(value, self._step, self._job.patience)
@@ -311,6 +356,8 @@ class _Run:
 
   def _save(self, metric: float | None = None) -> None:
     self._check_finite()
+    if not self._checkpointer:
+      return
     self._checkpointer.save(
       self._step,
       self._job.step.unreplicate(self._state),
@@ -327,8 +374,10 @@ class _Run:
 def _stop_signal() -> Iterator[threading.Event]:
   """Turns SIGTERM into an event while the context lasts."""
   stop = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield stop  # Only the main thread may set handlers.
+  is_main = threading.current_thread() is threading.main_thread()
+  if not is_main or jax.process_count() > 1:
+    # Only the main thread may set handlers; several processes have JAX's.
+    yield stop
     return
   before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
   try:

@@ -33,7 +33,11 @@ class Tokens(NamedTuple):
 
 def save(directory: str, catalogue: Catalogue) -> None:
   """Writes the original item ids beside the checkpoints."""
-  np.save(os.path.join(directory, _FILE), catalogue.item_ids)
+  path = os.path.join(directory, _FILE)
+  # A full disk must not cost the file that is there.
+  with open(f'{path}.tmp', 'wb') as f:
+    np.save(f, catalogue.item_ids)
+  os.replace(f'{path}.tmp', path)
 
 
 def load(directory: str) -> np.ndarray:

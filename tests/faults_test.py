@@ -1,8 +1,10 @@
 """Real jobs that are killed, or lose their disk, and the same command again."""
 
+import contextlib
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -235,3 +237,64 @@ class TestKilled:
     ends = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]
     kills = [(kinds[i % 4], ends[i % 3]) for i in range(20)]
     _assert_survives(start, undisturbed, tmp_path, kills)
+
+
+@contextlib.contextmanager
+def _small_disk(folder: pathlib.Path, size: str):
+  """A disk of its own, which only the administrator can mount."""
+  mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)]
+  if subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip('no right to mount a disk')
+  try:
+    yield
+  finally:
+    subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def _remount(folder: pathlib.Path, option: str) -> None:
+  command = ['mount', '-o', f'remount,{option}', str(folder)]
+  subprocess.run(command, check=True)
+
+
+class TestDisk:
+  def test_full_disk_and_room_again(self, start, undisturbed, tmp_path):
+    with _small_disk(tmp_path, '150k'):
+      workdir = tmp_path / 'run'
+      status, said = _finish(start(workdir))
+      assert status == 1, said
+      assert 'cannot write' in said and 'No space left on device' in said
+      assert 'the same command continues' in said
+      _remount(tmp_path, 'size=9m')
+      assert _finish(start(workdir)) == (0, '')
+      assert _lines(workdir) == _lines(undisturbed)
+      assert _different_bits(undisturbed, workdir) == 0
+
+  def test_a_limit_of_the_size_of_files(self, start, tmp_path):
+    def limit():
+      resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    status, said = _finish(start(tmp_path, preexec_fn=limit))
+    assert status == 1 and 'File too large' in said, said
+
+  def test_a_disk_that_turns_read_only(self, start, undisturbed, tmp_path):
+    with _small_disk(tmp_path, '9m'):
+      workdir = tmp_path / 'run'
+      process = start(workdir)
+      assert _wait_for(process, workdir, 'training', 20)
+      # A disk with files open for writing is not remounted read-only.
+      process.send_signal(signal.SIGTERM)
+      _finish(process)
+      _remount(tmp_path, 'ro')
+      status, said = _finish(start(workdir))
+      assert status == 2
+      assert f'cannot write to the workdir {workdir} (Read-only' in said
+      _remount(tmp_path, 'rw')
+      assert _finish(start(workdir)) == (0, '')
+      assert _different_bits(undisturbed, workdir) == 0
+
+  def test_a_second_job_is_refused(self, start, tmp_path):
+    first = start(tmp_path)
+    assert _wait_for(first, tmp_path, 'training', 1)
+    status, said = _finish(start(tmp_path))
+    assert status == 2 and 'another job is running in the workdir' in said
+    assert first.poll() is None or _finish(first) == (0, '')
