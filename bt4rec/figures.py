@@ -7,6 +7,8 @@ without it.
 import io
 import os
 
+import numpy as np
+
 # Okabe and Ito's palette, told apart by colour-blind readers, darkest first
 # so that neighbours differ in grey too; https://jfly.uni-koeln.de/color/.
 COLORS = (
@@ -39,24 +41,81 @@ def series_style(number: int) -> dict:
   }
 
 
-def new_figure(columns: int = 1, *, width: float = 5.0, height: float = 3.2):
-  """An empty figure and its axes side by side.
+def new_figure(
+  columns: int = 1, *, rows: int = 1, width: float = 5.0, height: float = 3.2
+):
+  """An empty figure and its axes in a grid.
 
   Args:
-    columns: Number of axes.
+    columns: Number of axes side by side.
+    rows: Number of axes below each other.
     width: Of one axes, in inches.
-    height: In inches.
+    height: Of one axes, in inches.
 
   Returns:
-    The figure and a list of its axes.
+    The figure and a list of its axes, row by row.
   """
   from matplotlib.figure import Figure
 
-  figure = Figure((width * columns, height), layout='constrained')
-  axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+  figure = Figure((width * columns, height * rows), layout='constrained')
+  axes = [
+    figure.add_subplot(rows, columns, i + 1) for i in range(columns * rows)
+  ]
   for one in axes:
     one.spines[['top', 'right']].set_visible(False)
   return figure, axes
+
+
+def draw_band(axes, points: dict[float, list[float]], **style) -> None:
+  """Draws means as a line, with a band of ± 1 standard deviation.
+
+  Args:
+    axes: Where.
+    points: Place on the x axis -> values, such as one a seed; a single value
+      has no band.
+    **style: Keyword arguments of `Axes.plot`.
+  """
+  x = sorted(points)
+  means = np.array([np.mean(points[place]) for place in x])
+  spreads = np.array(
+    [
+      np.std(points[place], ddof=1) if len(points[place]) > 1 else 0.0
+      for place in x
+    ]
+  )
+  axes.plot(x, means, **style)
+  axes.fill_between(
+    x,
+    means - spreads,
+    means + spreads,
+    color=style['color'],
+    alpha=0.18,
+    linewidth=0,
+  )
+
+
+def add_legend(figure) -> None:
+  """One legend below all axes: each label once, in the order it was drawn.
+
+  The figure grows by it.
+  """
+  handles: dict = {}
+  for axes in figure.axes:
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+      handles.setdefault(label, handle)
+  # Widths of a letter and of the rest of an entry, height of a line, in inches.
+  entry = 0.065 * max(map(len, handles)) + 0.6
+  columns = min(max(1, int(figure.get_figwidth() / entry)), len(handles))
+  lines = -(-len(handles) // columns)
+  figure.set_figheight(figure.get_figheight() + 0.2 * lines + 0.1)
+  figure.legend(
+    handles.values(),
+    handles.keys(),
+    loc='outside lower center',
+    ncols=columns,
+    frameon=False,
+    fontsize='small',
+  )
 
 
 def png(figure) -> bytes:

@@ -28,12 +28,12 @@ def _downstream(
   if not workdir.read_lines(results):
     result = downstream.run(config, directory, dataset)
     downstream.write_result(directory, result)
-  return f'{report.make_report([directory])}\nresult: {results}'
+  return f'{report.write_report(directory)}\nresult: {results}'
 
 
 def _study(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
   text = study.run(config, directory, dataset)
-  return f'{text}\nreport: {os.path.join(directory, "report.md")}'
+  return f'{text}\nreport: {os.path.join(directory, "report.html")}'
 
 
 _JOBS = {

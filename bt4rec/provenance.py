@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 
 import jax
 
@@ -11,10 +13,10 @@ _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def describe() -> dict:
-  """Returns `commit`, `versions` and `device` of this process.
+  """Returns `commit`, `versions`, `device` and `command` of this process.
 
   The commit carries '+dirty' where the tree has changes, and is 'unknown'
-  outside of a git checkout.
+  outside of a git checkout. The command is '' where it is not one of ours.
   """
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   devices = jax.devices()
@@ -22,7 +24,16 @@ def describe() -> dict:
     'commit': _commit(),
     'versions': {'python': platform.python_version(), **versions},
     'device': f'{len(devices)} x {devices[0].device_kind}',
+    'command': _command(),
   }
+
+
+def _command() -> str:
+  # What `python -m` was given; None in a notebook.
+  spec = sys.modules['__main__'].__spec__
+  if spec is None or not spec.name.startswith('bt4rec.'):
+    return ''
+  return shlex.join(['python', '-m', spec.name, *sys.argv[1:]])
 
 
 def _commit() -> str:

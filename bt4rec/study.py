@@ -15,7 +15,15 @@ from collections.abc import Iterator
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import downstream, pretrain, report, supervised, tasks, workdir
+from bt4rec import (
+  downstream,
+  pretrain,
+  report,
+  result_lines,
+  supervised,
+  tasks,
+  workdir,
+)
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError, choose
 from bt4rec.writer import format_seconds
@@ -162,9 +170,7 @@ def run(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
       progress.show(cell, summary, time.monotonic() - start)
     else:
       progress.skip(cell)
-  text = report.make_report([directory])
-  workdir.write_atomically(os.path.join(directory, 'report.md'), text)
-  return text
+  return report.write_report(directory)
 
 
 def _run_cell(config, cell, directory, dataset, cache) -> str:
@@ -184,7 +190,7 @@ def _run_cell(config, cell, directory, dataset, cache) -> str:
   if cell.kind == 'probe':
     # Heads are cheap to train again and many.
     shutil.rmtree(path)
-  metric = report.HEADLINES[cell.task]
+  metric = result_lines.HEADLINES[cell.task]
   numbers = result['metrics'] or result['validation']
   return f'{metric} {numbers[metric]:.3f}'
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bt4rec import jobs, report, workdir
+from bt4rec import jobs, result_lines, workdir
 from configs import quickstart
 
 _SEEDS = (0, 1, 2)
@@ -15,7 +15,7 @@ def test_barlow_twins_closes_a_third_of_the_gap_to_the_oracle(tmp_path):
   jobs.run(config, str(tmp_path))
   scores = {
     (line['objective'], line['task'], line['seed']): line['metrics'][
-      report.HEADLINES[line['task']]
+      result_lines.HEADLINES[line['task']]
     ]
     for line in workdir.read_lines(str(tmp_path / 'results.jsonl'))
   }

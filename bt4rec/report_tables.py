@@ -1,0 +1,203 @@
+"""The tables of the report: means, spreads, gains with their intervals."""
+
+import dataclasses
+
+import numpy as np
+
+from bt4rec import bootstrap, result_lines
+from bt4rec.errors import InputError
+from bt4rec.result_lines import Row
+
+# Rows the gain of Barlow Twins is given over, where they are there; the name
+# of several is that of the best of them.
+_REFERENCES = {
+  'dual_encoder': ('dual_encoder',),
+  'dual_encoder_public_code': ('dual_encoder_public_code',),
+  'dual_encoder_plain': ('dual_encoder_plain',),
+  'dual_encoder_tuned': ('dual_encoder_tuned',),
+  'the better of plain and tuned': ('dual_encoder_plain', 'dual_encoder_tuned'),
+}
+_OWN = 'barlow_twins'
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table as text.
+
+  Attributes:
+    header: Names of the columns; the first says what the table is of.
+    rows: Cells, as many a row as columns.
+  """
+
+  header: list[str]
+  rows: list[list[str]]
+
+
+def make_tables(lines: list[dict]) -> list[Table]:
+  """The tables of one dataset: for each task the main one, and the variants.
+
+  Args:
+    lines: Lines of one dataset.
+
+  Returns:
+    For each task a table with a row per encoder, a column per label fraction,
+    and rows of gains; and where a study made variants, a second one of them.
+  """
+  rows = result_lines.by_row(lines)
+  main = result_lines.main_rows(rows)
+  varied = {(row.objective, row.protocol) for row in rows if row not in main}
+  # With what they vary, so that they can be compared at one place.
+  variants = {
+    row: found
+    for row, found in rows.items()
+    if (row.objective, row.protocol) in varied
+  }
+  tables = []
+  for task, of_task in result_lines.by_task(lines).items():
+    title = title_of(of_task)
+    tables.append(_task_table(title, _of_task(main, task), with_gains=True))
+    if _of_task(variants, task):
+      title += ', variants'
+      tables.append(_task_table(title, _of_task(variants, task)))
+  return tables
+
+
+def title_of(lines: list[dict]) -> str:
+  """What is measured: 'next_item: recall@10', of one task's lines."""
+  task = lines[0]['task']
+  split = '' if lines[0]['metrics'] else ' on validation'
+  return f'{task}: {result_lines.HEADLINES[task]}{split}'
+
+
+def format_share(share: float) -> str:
+  """0.01 -> '1%', 0.005 -> '0.5%'."""
+  return f'{100 * share:g}%'
+
+
+def _of_task(
+  rows: dict[Row, list[dict]], task: str
+) -> dict[Row, dict[float, list[dict]]]:
+  """Row -> label fraction -> lines of a task."""
+  found: dict[Row, dict[float, list[dict]]] = {}
+  for row, lines in rows.items():
+    for line in sorted(lines, key=lambda line: line['seed']):
+      if line['task'] == task:
+        cells = found.setdefault(row, {})
+        cells.setdefault(line['label_fraction'], []).append(line)
+  return found
+
+
+def _task_table(
+  title: str,
+  rows: dict[Row, dict[float, list[dict]]],
+  with_gains: bool = False,
+) -> Table:
+  fractions = sorted(
+    {fraction for cells in rows.values() for fraction in cells}
+  )
+  header = [title, 'seeds', *(f'{format_share(f)} labels' for f in fractions)]
+  body = []
+  for row, cells in rows.items():
+    counts = sorted({len(lines) for lines in cells.values()})
+    body.append(
+      [
+        row.name,
+        ' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]]))),
+        *(_mean_std(cells.get(f, [])) for f in fractions),
+      ]
+    )
+  return Table(header, body + (_gains(rows, fractions) if with_gains else []))
+
+
+def _gains(
+  rows: dict[Row, dict[float, list[dict]]], fractions: list[float]
+) -> list[list[str]]:
+  """Rows with the relative gain of Barlow Twins over each dual encoder."""
+  gains = []
+  outcomes = {
+    row: {f: result_lines.user_outcomes(lines) for f, lines in cells.items()}
+    for row, cells in rows.items()
+    if row.objective.startswith((_OWN, 'dual_encoder'))
+  }
+  for protocol in ('probe', 'finetune'):
+    owners = [
+      row
+      for row in rows
+      if row.objective.startswith(_OWN) and row.protocol == protocol
+    ]
+    for own in owners:
+      of_whom = f' of {own.name}' if len(owners) > 1 else ''
+      for name, objectives in _REFERENCES.items():
+        found = [_match(own, objective, rows) for objective in objectives]
+        references = [row for row in found if row is not None]
+        if len(references) < len(objectives):
+          continue
+        setting = [part for row in references[:1] for part in row.setting_names]
+        over = ', '.join([name, protocol, *setting])
+        cells = [
+          _gain(
+            rows[own].get(f, []),
+            [rows[row].get(f, []) for row in references],
+            [outcomes[row].get(f) for row in [own, *references]],
+          )
+          for f in fractions
+        ]
+        gains.append([f'gain{of_whom} over {over}', '', *cells])
+  return gains
+
+
+def _match(own: Row, objective: str, rows) -> Row | None:
+  """The row of an objective to compare with: the only one, or the like one."""
+  found = [
+    row
+    for row in rows
+    if (row.objective, row.protocol) == (objective, own.protocol)
+  ]
+  if len(found) > 1:
+    found = [row for row in found if row.setting == own.setting]
+  return found[0] if found else None
+
+
+def _mean_std(lines: list[dict]) -> str:
+  values = [result_lines.headline(line) for line in lines]
+  if not values:
+    return ''
+  if len(values) == 1:
+    return f'{values[0]:.3f}'
+  return f'{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}'
+
+
+def _gain(
+  own: list[dict],
+  references: list[list[dict]],
+  outcomes: list[np.ndarray | None],
+) -> str:
+  """Relative gain over the best reference, with its interval if there is one.
+
+  Args:
+    own: Lines of the row that may have gained.
+    references: Lines of each row it is compared with.
+    outcomes: Of the test users, of `own` and of each reference.
+  """
+  if not own or not all(references):
+    return ''
+  means = [
+    np.mean([result_lines.headline(line) for line in lines])
+    for lines in [own, *references]
+  ]
+  if not max(means[1:]):
+    return ''
+  text = f'{means[0] / max(means[1:]) - 1:+.1%}'
+  known = [users for users in outcomes if users is not None]
+  if len(known) < len(outcomes):
+    return text
+  if len({len(users) for users in known}) > 1:
+    sizes = ' and '.join(str(len(users)) for users in known)
+    raise InputError(
+      f'the rows of {own[0]["task"]} on {own[0]["dataset"]} have {sizes} test '
+      f'examples; the users differ (split_seed?): report them separately.'
+    )
+  interval = bootstrap.relative_gain_interval(known[0], known[1:])
+  if interval is None:
+    return text
+  return f'{text} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]'
