@@ -12,7 +12,14 @@ import shlex
 
 from absl import flags
 
-from bt4rec import command, report_content, report_html, result_lines, workdir
+from bt4rec import (
+  command,
+  report_content,
+  report_html,
+  report_tables,
+  result_lines,
+  workdir,
+)
 from bt4rec.errors import InputError
 from bt4rec.report_content import Section
 
@@ -49,15 +56,19 @@ def to_markdown(sections: list[Section], with_plots: bool = False) -> str:
   parts = []
   for section in sections:
     parts += [f'# {section.dataset}', *section.notes]
-    for table in section.tables:
-      rows = [table.header, ['---'] * len(table.header), *table.rows]
-      parts.append('\n'.join('| ' + ' | '.join(row) + ' |' for row in rows))
+    parts += map(_table, section.tables)
     for picture in section.pictures if with_plots else []:
       parts.append(f'![{picture.title}](plots/{picture.name}.png)')
       parts.append(f'*{picture.title}.* {picture.caption}')
+    parts += map(_table, section.variants)
     facts = section.provenance.items()
     parts.append('\n'.join(f'- {name}: {fact}' for name, fact in facts))
   return '\n\n'.join(parts) + '\n'
+
+
+def _table(table: report_tables.Table) -> str:
+  rows = [table.header, ['---'] * len(table.header), *table.rows]
+  return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
 
 
 def save(

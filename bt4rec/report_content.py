@@ -46,8 +46,9 @@ class Section:
   Attributes:
     dataset: Its name.
     notes: Paragraphs that say what the tables show.
-    tables: The tables.
+    tables: The main tables.
     pictures: The plots.
+    variants: Tables of what a study varied.
     provenance: Name -> what the results were made of and with.
   """
 
@@ -55,6 +56,7 @@ class Section:
   notes: list[str]
   tables: list[report_tables.Table]
   pictures: list[Picture]
+  variants: list[report_tables.Table]
   provenance: dict[str, str]
 
 
@@ -71,13 +73,14 @@ def make_sections(lines: list[dict], with_plots: bool) -> list[Section]:
   """
   sections = []
   for dataset, of_dataset in result_lines.by_dataset(lines).items():
-    tables = report_tables.make_tables(of_dataset)
+    tables = report_tables.main_tables(of_dataset)
     sections.append(
       Section(
         dataset,
         _notes(of_dataset, tables),
         tables,
         _pictures(dataset, of_dataset) if with_plots else [],
+        report_tables.variant_tables(of_dataset),
         _provenance(of_dataset),
       )
     )

@@ -3,6 +3,7 @@
 import base64
 import html
 import re
+import struct
 
 from bt4rec.report_content import Picture, Section
 from bt4rec.report_tables import Table
@@ -21,7 +22,7 @@ _STYLE = """
 }
 * { box-sizing: border-box; }
 body {
-  margin: 0 auto; padding: 1rem; max-width: 72rem; color: var(--text);
+  margin: 0 auto; padding: 1rem; max-width: 76rem; color: var(--text);
   background: var(--back); font: 16px/1.5 system-ui, sans-serif;
 }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 1rem 0; }
@@ -32,24 +33,26 @@ nav a { margin-right: 1rem; }
 a { color: inherit; }
 .wide { overflow-x: auto; }
 table {
-  border-collapse: collapse; font-size: .875rem;
+  border-collapse: collapse; font-size: .8125rem;
   font-variant-numeric: tabular-nums;
 }
 th, td {
-  padding: .3rem .7rem; text-align: right; white-space: nowrap;
+  padding: .3rem .5rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line);
 }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
 th:first-child { text-align: left; }
-tbody th { font-weight: normal; }
-.own > * { font-weight: 600; }
+tbody th {
+  font-weight: normal; position: sticky; left: 0; background: var(--back);
+}
+.own > th { font-weight: 600; }
 .gain > * { color: var(--soft); background: var(--raised); }
 .gain .good { color: var(--good); font-weight: 600; }
 .gain .bad { color: var(--bad); font-weight: 600; }
 td small { display: block; font-size: .75rem; }
 figure { margin: 1rem 0 2rem; }
 figure img {
-  display: block; width: 100%; height: auto; padding: .5rem;
+  display: block; max-width: 100%; height: auto; padding: .5rem;
   background: #ffffff; border: 1px solid var(--line); border-radius: .4rem;
 }
 figcaption, footer, .note { color: var(--soft); font-size: .875rem; }
@@ -73,6 +76,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
   .wide { overflow: visible; }
+  figure img { min-width: 0 !important; border: none; padding: 0; }
   table { font-size: 7.5pt; }
   th, td { padding: .15rem .35rem; }
   tbody th:first-child { white-space: normal; }
@@ -80,6 +84,8 @@ dd { margin: 0; overflow-wrap: anywhere; }
   figure, tr { break-inside: avoid; }
 }
 """
+# Pixels on the screen for one of a picture.
+_SCALE = 0.78
 
 
 def to_html(sections: list[Section], made_by: str) -> str:
@@ -106,7 +112,7 @@ def to_html(sections: list[Section], made_by: str) -> str:
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>What pre-training is worth on {', '.join(names)}</h1>
+<h1>bt4rec: what pre-training is worth</h1>
 {f'<nav>{links}</nav>' if len(names) > 1 else ''}
 {body}
 <footer>Made by <code>{html.escape(made_by)}</code></footer>
@@ -125,11 +131,12 @@ def _section(number: int, section: Section) -> str:
   )
   return '\n'.join(
     [
-      f'<section id="section-{number}">',
-      f'<h2>{html.escape(section.dataset)}</h2>',
+      '<section>',
+      f'<h2 id="section-{number}">{html.escape(section.dataset)}</h2>',
       notes,
       *map(_table, section.tables),
       *(_figure(section.dataset, picture) for picture in section.pictures),
+      *map(_table, section.variants),
       f'<h3>Provenance</h3>\n<dl>{facts}</dl>',
       '</section>',
     ]
@@ -172,9 +179,15 @@ def _cell(text: str) -> str:
 def _figure(dataset: str, picture: Picture) -> str:
   data = base64.b64encode(picture.png).decode()
   title = html.escape(picture.title)
-  caption = html.escape(picture.caption)
+  alt = f'{title}, {html.escape(dataset)}'
+  # The size as PNG files have it, after signature, length and name of a chunk.
+  size = struct.unpack('>II', picture.png[16:24])
+  # Letters as large as those of the text around; a narrow screen scrolls,
+  # since shrunk further no label could be read.
+  width, height = (round(_SCALE * pixels) for pixels in size)
   return (
-    f'<figure>\n<h3>{title}</h3>\n<div class="wide"><img alt="{title}, '
-    f'{html.escape(dataset)}" src="data:image/png;base64,{data}"></div>\n'
-    f'<figcaption>{caption}</figcaption>\n</figure>'
+    f'<figure>\n<h3>{title}</h3>\n<div class="wide"><img alt="{alt}" '
+    f'width="{width}" height="{height}" style="min-width: {width // 28}rem" '
+    f'src="data:image/png;base64,{data}"></div>\n'
+    f'<figcaption>{html.escape(picture.caption)}</figcaption>\n</figure>'
   )

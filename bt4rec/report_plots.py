@@ -90,7 +90,8 @@ def accuracy_by_step(lines: list[dict]):
   rows = {
     row: found
     for row, found in result_lines.by_row(lines).items()
-    if {key for key, value in row.setting if value} & {'step', 'init_step='}
+    if {key for key, value in row.setting if value is not None}
+    & {'step', 'init_step='}
   }
   return _sweep(
     rows, 'step', 'pre-training step (updates)', 'init_step=', log_base=None
@@ -139,8 +140,7 @@ def accuracy_by_popularity(lines: list[dict]):
     for part in line['by_popularity']
   }
   edges = sorted(bins)
-  total = sum(bins.values())
-  ticks = [f'≤ {most:,}\n({bins[most] / total:.0%})' for most in edges]
+  ticks = [f'≤ {most:,}\n({bins[most]:,})' for most in edges]
 
   def points_of(row: Row, line: dict):
     for part in line['by_popularity']:
@@ -151,7 +151,7 @@ def accuracy_by_popularity(lines: list[dict]):
   rows = result_lines.main_rows(result_lines.by_row(measured))
   return _draw(
     _panels(rows, points_of),
-    'pre-training events of the target\n(share of test users)',
+    'pre-training events of the target\n(number of test users)',
     ticks,
   )
 

@@ -33,32 +33,49 @@ class Table:
   rows: list[list[str]]
 
 
-def make_tables(lines: list[dict]) -> list[Table]:
-  """The tables of one dataset: for each task the main one, and the variants.
+def main_tables(lines: list[dict]) -> list[Table]:
+  """The main table of each task.
 
   Args:
     lines: Lines of one dataset.
 
   Returns:
-    For each task a table with a row per encoder, a column per label fraction,
-    and rows of gains; and where a study made variants, a second one of them.
+    Tables with a row per encoder, a column per label fraction, and rows with
+    the gain of Barlow Twins.
+  """
+  rows = result_lines.main_rows(result_lines.by_row(lines))
+  tables = []
+  for task, of_task in result_lines.by_task(lines).items():
+    table = _task_table(title_of(of_task), _of_task(rows, task))
+    gains = _gains(_of_task(rows, task))
+    tables.append(Table(table.header, table.rows + gains))
+  return tables
+
+
+def variant_tables(lines: list[dict]) -> list[Table]:
+  """What a study varied, each task's in a table: with the rows it varied.
+
+  Args:
+    lines: Lines of one dataset.
+
+  Returns:
+    A table for each task that has variants.
   """
   rows = result_lines.by_row(lines)
   main = result_lines.main_rows(rows)
   varied = {(row.objective, row.protocol) for row in rows if row not in main}
-  # With what they vary, so that they can be compared at one place.
-  variants = {
-    row: found
-    for row, found in rows.items()
-    if (row.objective, row.protocol) in varied
-  }
   tables = []
   for task, of_task in result_lines.by_task(lines).items():
-    title = title_of(of_task)
-    tables.append(_task_table(title, _of_task(main, task), with_gains=True))
-    if _of_task(variants, task):
-      title += ', variants'
-      tables.append(_task_table(title, _of_task(variants, task)))
+    cells = _of_task(rows, task)
+    fractions = {f for row in cells if row not in main for f in cells[row]}
+    compared = {
+      row: {f: found for f, found in of_row.items() if f in fractions}
+      for row, of_row in cells.items()
+      if (row.objective, row.protocol) in varied
+    }
+    compared = {row: of_row for row, of_row in compared.items() if of_row}
+    if compared:
+      tables.append(_task_table(f'{title_of(of_task)}, variants', compared))
   return tables
 
 
@@ -87,15 +104,8 @@ def _of_task(
   return found
 
 
-def _task_table(
-  title: str,
-  rows: dict[Row, dict[float, list[dict]]],
-  with_gains: bool = False,
-) -> Table:
-  fractions = sorted(
-    {fraction for cells in rows.values() for fraction in cells}
-  )
-  header = [title, 'seeds', *(f'{format_share(f)} labels' for f in fractions)]
+def _task_table(title: str, rows: dict[Row, dict[float, list[dict]]]) -> Table:
+  fractions = _fractions(rows)
   body = []
   for row, cells in rows.items():
     counts = sorted({len(lines) for lines in cells.values()})
@@ -106,14 +116,18 @@ def _task_table(
         *(_mean_std(cells.get(f, [])) for f in fractions),
       ]
     )
-  return Table(header, body + (_gains(rows, fractions) if with_gains else []))
+  labels = [f'{format_share(f)} labels' for f in fractions]
+  return Table([title, 'seeds', *labels], body)
 
 
-def _gains(
-  rows: dict[Row, dict[float, list[dict]]], fractions: list[float]
-) -> list[list[str]]:
+def _fractions(rows: dict[Row, dict[float, list[dict]]]) -> list[float]:
+  return sorted({fraction for cells in rows.values() for fraction in cells})
+
+
+def _gains(rows: dict[Row, dict[float, list[dict]]]) -> list[list[str]]:
   """Rows with the relative gain of Barlow Twins over each dual encoder."""
   gains = []
+  fractions = _fractions(rows)
   outcomes = {
     row: {f: result_lines.user_outcomes(lines) for f, lines in cells.items()}
     for row, cells in rows.items()
