@@ -170,6 +170,9 @@ def _runs(lines: list[dict]) -> dict[str, list[list[dict]]]:
   for folder, name in folders.items():
     found = workdir.read_lines(os.path.join(folder, 'metrics.jsonl'))
     if found:
-      seed = workdir.read_config(folder).seed
-      runs.setdefault(name.removesuffix(f'-{seed}'), []).append(found)
+      config = workdir.read_config(folder)
+      # What a study varies would be many more.
+      if not config.get('variant'):
+        name = name.removesuffix(f'-{config.seed}')
+        runs.setdefault(name, []).append(found)
   return runs

@@ -91,11 +91,9 @@ def accuracy_by_step(lines: list[dict]):
     row: found
     for row, found in result_lines.by_row(lines).items()
     if {key for key, value in row.setting if value is not None}
-    & {'step', 'init_step='}
+    & {'step', 'step='}
   }
-  return _sweep(
-    rows, 'step', 'pre-training step (updates)', 'init_step=', log_base=None
-  )
+  return _sweep(rows, 'step', 'pre-training step (updates)', log_base=None)
 
 
 def cold_start(lines: list[dict]):
@@ -274,23 +272,23 @@ def _sweep(
   rows: dict[Row, list[dict]],
   key: str,
   xlabel: str,
-  *other_keys: str,
+  *,
   log_base: int | None = 2,
 ):
   """Accuracy against a fact of the pre-training, one axes a task.
 
   Args:
     rows: Lines of each row.
-    key: Of `line['pretraining']`, the place on the x axis.
+    key: Of `line['pretraining']`, the place on the x axis; an axis of a study
+      that varies it has its name.
     xlabel: What it is, with its unit.
-    *other_keys: Keys of the setting that say the same.
     log_base: As of `_draw`.
   """
 
   def points_of(row: Row, line: dict):
     place = (line.get('pretraining') or {}).get(key)
     if place is not None:
-      series = row.without(key, *other_keys)
+      series = row.without(key, f'{key}=')
       yield series, place, result_lines.headline(line)
 
   panels = []
