@@ -1,94 +1,490 @@
-"""Tests of bt4rec.report: fake results in, exact table out."""
+"""Tests of the report: made-up results in, exact tables, files and page out."""
 
-import json
+import base64
+import builtins
+import pathlib
+import re
+import subprocess
+import sys
+import types
+from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
-from bt4rec import report
+from bt4rec import (
+  provenance,
+  report,
+  report_content,
+  report_plots,
+  result_lines,
+)
 from bt4rec.errors import InputError
+from tests import report_results
+from tests.report_results import line, write, write_outcomes
+
+_ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _line(objective, value, seed=0, fraction=0.1, **overrides):
-  return {
-    'dataset': 'ml1m',
-    'task': 'next_item',
-    'objective': objective,
-    'protocol': 'probe',
-    'label_fraction': fraction,
-    'seed': seed,
-    'metrics': {'recall@10': value},
-    'split_fingerprint': 'f',
-    'inductive': False,
-    'commit': 'abc',
-    'device': '1 x cpu',
-    'wall_seconds': 1800.0,
-    **overrides,
-  }
+class TestTables:
+  def test_mean_spread_and_gain(self, tmp_path):
+    directory = write(
+      tmp_path / 'a',
+      [
+        line('barlow_twins', 0.3, seed=0),
+        line('barlow_twins', 0.5, seed=1),
+        line('dual_encoder_tuned', 0.2, seed=0),
+        line('barlow_twins', 0.6, seed=0, fraction=1.0),
+        line('majority', 0.1, fraction=0.005, protocol='majority'),
+      ],
+    )
+    text = report.make_report([directory])
+    # Sample standard deviation of .3 and .5: .1 * sqrt(2).
+    assert (
+      '| next_item: recall@10 | seeds | 0.5% labels | 10% labels '
+      '| 100% labels |\n'
+      '| --- | --- | --- | --- | --- |\n'
+      '| barlow_twins, probe | 1 to 2 |  | 0.400 ± 0.141 | 0.600 |\n'
+      '| dual_encoder_tuned, probe | 1 |  | 0.200 |  |\n'
+      '| majority | 1 | 0.100 |  |  |\n'
+      '| gain over dual_encoder_tuned, probe |  |  | +100.0% |  |\n\n'
+    ) in text
+    assert 'seeds [0, 1]' in text and 'all users' in text and '2.50 h' in text
+
+  def test_the_better_of_plain_and_tuned_is_that_of_the_column(self, tmp_path):
+    directory = write(
+      tmp_path,
+      [
+        line('barlow_twins', 0.3),
+        line('dual_encoder_plain', 0.1),
+        line('dual_encoder_tuned', 0.2),
+        line('barlow_twins', 0.6, fraction=1.0),
+        line('dual_encoder_plain', 0.5, fraction=1.0),
+        line('dual_encoder_tuned', 0.4, fraction=1.0),
+      ],
+    )
+    assert (
+      '| gain over the better of plain and tuned, probe |  | +50.0% | +20.0% |'
+    ) in report.make_report([directory])
+
+  def test_several_workdirs_make_one_table(self, tmp_path):
+    directories = [
+      write(tmp_path / str(seed), [line('barlow_twins', 0.1, seed=seed)])
+      for seed in range(3)
+    ]
+    assert '| 3 | 0.100 ± 0.000 |' in report.make_report(directories)
+
+  def test_variants_are_never_averaged(self, tmp_path):
+    text = report.make_report([write(tmp_path, report_results.study())])
+    main, variants = text.split('next_item: recall@10, variants')
+    # .201 and .211, .21 and .22.
+    assert '| barlow_twins, probe | 2 | 0.206 ± 0.007 | 0.215 ± 0.007' in main
+    assert 'batch_size' not in main
+    variants = variants.split('next_category')[0]
+    assert variants.startswith(' | seeds | 10% labels |')
+    # .2 - 1 / 16, .2 * 20 / 60.
+    assert '| barlow_twins, probe, batch_size=16 | 2 | 0.138 ±' in variants
+    assert '| barlow_twins, probe, step=20 | 2 | 0.067 ±' in variants
+    # What they are compared with.
+    assert '| barlow_twins, probe | 2 | 0.215 ±' in variants
+
+  def test_pre_trainings_that_differ_are_rows_of_their_own(self, tmp_path):
+    directories = [
+      write(
+        tmp_path / f'{row}-{size}',
+        [line(row, value, pretraining={'batch_size': size, 'step': size})],
+      )
+      for row, size, value in (
+        ('barlow_twins', 32, 0.2),
+        ('barlow_twins', 1024, 0.3),
+        ('dual_encoder_tuned', 32, 0.1),
+        ('dual_encoder_tuned', 1024, 0.2),
+        ('dual_encoder_public_code', 16, 0.1),
+      )
+    ]
+    text = report.make_report(directories)
+    assert '| barlow_twins, probe, batch 32 | 1 | 0.200 |' in text
+    assert '| barlow_twins, probe, batch 1,024 | 1 | 0.300 |' in text
+    # The batch of 32 against that of 32, and all against the only one.
+    gain = (
+      '| gain of barlow_twins, probe, batch {} over dual_encoder_{} |  | {}'
+    )
+    for size, other, value in (
+      ('32', 'tuned, probe, batch 32', '+100.0%'),
+      ('1,024', 'tuned, probe, batch 1,024', '+50.0%'),
+      ('1,024', 'public_code, probe', '+200.0%'),
+    ):
+      assert gain.format(size, other, value) in text
+
+  def test_early_stopping_makes_no_rows(self, tmp_path):
+    lines = [
+      line(
+        'barlow_twins',
+        0.1,
+        seed,
+        pretraining={'batch_size': 32, 'step': 10 + seed},
+      )
+      for seed in range(3)
+    ]
+    # A line of an older version says nothing of its pre-training.
+    directory = write(tmp_path, [*lines, line('barlow_twins', 0.1, seed=3)])
+    assert '| barlow_twins, probe | 4 |' in report.make_report([directory])
+
+  def test_without_a_test_the_table_is_of_validation(self, tmp_path):
+    untested = {'metrics': {}, 'validation': {'recall@10': 0.7}}
+    directory = write(tmp_path / 'a', [line('random', None, **untested)])
+    assert (
+      '| next_item: recall@10 on validation | seeds | 10% labels |\n'
+      '| --- | --- | --- |\n'
+      '| random, probe | 1 | 0.700 |\n'
+    ) in report.make_report([directory])
+    # A test result next to it would be compared with it.
+    tested = line('random', 0.1, seed=1, validation={'recall@10': 0.7})
+    other = write(tmp_path / 'b', [tested])
+    assert 'validation' not in report.make_report([other])
+    with pytest.raises(InputError, match='evaluate_test'):
+      report.make_report([directory, other])
 
 
-def _write(path, lines):
-  path.mkdir(exist_ok=True)
-  (path / 'results.jsonl').write_text(
-    ''.join(json.dumps(line) + '\n' for line in lines)
+class TestIntervals:
+  @staticmethod
+  def _pair(tmp_path, task='next_item', num_seeds=2):
+    """Of 40 users Barlow Twins is right on 30, the tuned one on 20 of them."""
+    lines = []
+    for row, hits in (('barlow_twins', 30), ('dual_encoder_tuned', 20)):
+      for seed in range(num_seeds):
+        found = line(row, hits / 40, seed, task=task)
+        is_hit = np.arange(40) < hits
+        # The last rank that counts, and the first that does not.
+        ranks = np.where(is_hit, 10, 10.5)
+        outcomes = ranks if task == 'next_item' else is_hit
+        write_outcomes(tmp_path, found, outcomes)
+        lines.append(found)
+    return write(tmp_path, lines)
+
+  @pytest.mark.parametrize('task', ['next_item', 'next_category'])
+  def test_is_of_the_outcomes(self, task, tmp_path):
+    text = report.make_report([self._pair(tmp_path, task)])
+    (found,) = re.findall(r'\| \+50\.0% \[(\S+), (\S+)\] \|', text)
+    low, high = map(float, found)
+    # The gain is the share of the 30 hits that the tuned one misses, over the
+    # rest: to first order of standard error sqrt(1 / 20 + 1 / 10) * 10 / 20.
+    assert 10 < low < 25 and 85 < high < 120
+    assert 'paired bootstrap' in text
+
+  def test_is_left_out_without_outcomes(self, tmp_path):
+    directory = self._pair(tmp_path)
+    next((tmp_path / 'outcomes').glob('*tuned*-1.npy')).unlink()
+    assert '| +50.0% |' in report.make_report([directory])
+
+  def test_refuses_outcomes_of_another_run(self, tmp_path):
+    directory = self._pair(tmp_path)
+    path = next((tmp_path / 'outcomes').glob('*barlow*-1.npy'))
+    np.save(path, np.ones(40))
+    with pytest.raises(InputError, match=f'{path}.*1.000000.*0.750000'):
+      report.make_report([directory])
+    path.write_bytes(b'cut')
+    with pytest.raises(InputError, match=f'cannot read {path}'):
+      report.make_report([directory])
+
+  def test_refuses_other_users(self, tmp_path):
+    directory = self._pair(tmp_path, num_seeds=1)
+    path = next((tmp_path / 'outcomes').glob('*barlow*.npy'))
+    np.save(path, np.repeat(np.load(path), 2))
+    with pytest.raises(InputError, match='80 and 40 test examples'):
+      report.make_report([directory])
+
+
+class TestRefusals:
+  @pytest.mark.parametrize('key', ['split_fingerprint', 'inductive'])
+  def test_to_mix(self, key, tmp_path):
+    directory = write(
+      tmp_path, [line('random', 0.1), line('random', 0.1, **{key: True})]
+    )
+    with pytest.raises(InputError, match=key):
+      report.make_report([directory])
+
+  def test_one_evaluation_twice(self, tmp_path):
+    a, b = (
+      write(tmp_path / name, [line('random', 0.1, seed=3)]) for name in 'ab'
+    )
+    with pytest.raises(InputError, match=f'seed 3.*{a} and in {b}'):
+      report.make_report([a, b])
+
+
+@pytest.fixture(scope='module')
+def lines():
+  """The lines of a study."""
+  return report_results.study()
+
+
+class TestPlots:
+  @staticmethod
+  def _series(figure, number=0):
+    """Name -> [number of places, 2] of an axes."""
+    axes = figure.axes[number]
+    return {
+      drawn.get_label(): drawn.get_xydata().tolist()
+      for drawn in axes.get_lines()
+    }
+
+  def test_label_fraction(self, lines):
+    figure = report_plots.accuracy_by_label_fraction(lines)
+    assert [axes.get_title() for axes in figure.axes] == [
+      'next_item',
+      'next_category',
+    ]
+    axes = figure.axes[0]
+    assert axes.get_xscale() == 'log'
+    assert axes.get_xlabel() == 'labelled users (%)'
+    assert axes.get_ylabel() == 'recall@10'
+    series = self._series(figure)
+    assert set(series) == {
+      'majority',
+      'barlow_twins, probe',
+      'dual_encoder_tuned, probe',
+    }
+    np.testing.assert_allclose(
+      series['barlow_twins, probe'], [[1, 0.206], [10, 0.215], [100, 0.305]]
+    )
+    # Mean ± standard deviation of x and x + .01.
+    band = axes.collections[1].get_paths()[0].get_extents()
+    spread = 0.01 / np.sqrt(2)
+    np.testing.assert_allclose(
+      [band.y0, band.y1], [0.206 - spread, 0.305 + spread]
+    )
+
+  def test_batch_size_with_the_main_grid_at_its_place(self, lines):
+    figure = report_plots.accuracy_by_batch_size(lines)
+    assert figure.axes[0].get_title() == 'next_item, 10% labels'
+    series = self._series(figure)
+    np.testing.assert_allclose(
+      series['barlow_twins, probe'],
+      [[16, 0.2 - 1 / 16], [32, 0.2 - 1 / 32], [128, 0.215]],
+    )
+    assert len(series) == 2
+
+  def test_negatives_of_what_has_some(self, lines):
+    series = self._series(report_plots.accuracy_by_negatives(lines))
+    assert list(series) == ['dual_encoder_tuned, probe']
+    x = np.array(series['dual_encoder_tuned, probe'])[:, 0]
+    assert x.tolist() == [15, 31, 127]
+
+  def test_step_without_those_of_early_stopping(self, lines):
+    series = self._series(report_plots.accuracy_by_step(lines))
+    np.testing.assert_allclose(
+      series['barlow_twins, probe'], [[20, 0.2 / 3], [40, 0.4 / 3]]
+    )
+
+  def test_cold_start_ends_with_the_whole_input(self, lines):
+    figure = report_plots.cold_start(lines)
+    ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert ticks == ['1', '10', '20', 'all']
+    np.testing.assert_allclose(
+      self._series(figure, 1)['barlow_twins, probe'],
+      [[0, 0.01], [1, 0.1], [2, 0.2], [3, 0.215]],
+    )
+
+  def test_popularity(self, lines):
+    figure = report_plots.accuracy_by_popularity(lines)
+    (axes,) = figure.axes
+    ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert ticks == ['≤ 3\n(1)', '≤ 30\n(9)']
+    np.testing.assert_allclose(
+      self._series(figure)['majority'], [[0, 0], [1, 0.1]]
+    )
+
+  def test_rows_differ_without_colour(self, lines):
+    figure = report_plots.accuracy_by_label_fraction(
+      [*lines, *({**li, 'protocol': 'finetune'} for li in lines)]
+    )
+    drawn = figure.axes[0].get_lines()
+    styles = {(one.get_marker(), one.get_linestyle()) for one in drawn}
+    assert len(styles) == len(drawn) == 6
+    # One encoder is known by colour and marker, whatever is done with it.
+    looks = {
+      (one.get_color(), one.get_marker())
+      for one in drawn
+      if one.get_label().startswith('barlow_twins')
+    }
+    assert len(looks) == 1
+
+  def test_nothing_to_show_is_no_figure(self):
+    lines = [line('barlow_twins', 0.1)]
+    for name, plot in report_plots.PLOTS.items():
+      assert plot.draw(lines) is None, name
+    assert report_plots.learning_curves({'a': [[{'step': 0}]]}) is None
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A study with results and pre-trainings, its report written."""
+  path = tmp_path_factory.mktemp('study')
+  found = report_results.study()
+  # Names must not be markup.
+  found[0]['device'] = found[0]['commit'] = '<b>&'
+  write(path, found)
+  for seed in (0, 1):
+    report_results.write_metrics(
+      path / 'pretrain' / f'barlow_twins-{seed}', seed
+    )
+  report_results.write_metrics(
+    path / 'pretrain' / 'barlow_twins-0-batch_size=16',
+    0,
+    variant='batch_size=16',
   )
-  return str(path)
+  text = report.write_report(str(path))
+  assert text == report.make_report([str(path)])
+  return path
 
 
-def test_table_has_mean_spread_and_gain(tmp_path):
-  directory = _write(
-    tmp_path / 'a',
-    [
-      _line('barlow_twins', 0.3, seed=0),
-      _line('barlow_twins', 0.5, seed=1),
-      _line('dual_encoder_tuned', 0.2, seed=0),
-      _line('barlow_twins', 0.6, seed=0, fraction=1.0),
-    ],
+class TestFiles:
+  _NAMES = (*report_plots.PLOTS, 'learning_curves')
+
+  def test_markdown_links_every_plot(self, workdir):
+    text = (workdir / 'report.md').read_text()
+    links = re.findall(r'!\[.+\]\((.+)\)', text)
+    assert links == [f'plots/ml1m-{name}.png' for name in self._NAMES]
+    for link in links:
+      assert (workdir / link).read_bytes().startswith(b'\x89PNG')
+    assert '± 1 standard deviation' in text
+
+  def test_page_needs_nothing_else_and_has_everything(self, workdir):
+    text = (workdir / 'report.html').read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.references and all(
+      ref.startswith(('data:', '#')) for ref in page.references
+    )
+    assert not re.search(r'url\(|@import|<script|<link', text)
+    inside = [
+      base64.b64decode(ref.partition('base64,')[2])
+      for ref in page.references
+      if ref.startswith('data:image/png')
+    ]
+    assert inside == [
+      (workdir / 'plots' / f'ml1m-{name}.png').read_bytes()
+      for name in self._NAMES
+    ]
+    assert len(page.alternatives) == len(inside) and all(page.alternatives)
+    (section,) = report_content.make_sections(
+      result_lines.read_results([str(workdir)]), with_plots=False
+    )
+    for table in section.tables + section.variants:
+      for row in table.rows:
+        assert row[0] in page.cells
+        assert set(filter(None, row)) <= set(page.cells)
+    for fact in section.provenance.values():
+      assert fact in page.cells
+    assert '<b>' not in text
+
+  def test_curves_are_of_the_main_grid_a_line_a_seed(self, workdir):
+    lines = result_lines.read_results([str(workdir)])
+    runs = report_content._runs(lines)
+    assert {name: len(found) for name, found in runs.items()} == {
+      'barlow_twins': 2
+    }
+
+  def test_curves_of_a_downstream_job_and_what_it_started_from(self, tmp_path):
+    report_results.write_metrics(tmp_path / 'ml1m', 0)
+    report_results.write_metrics(
+      tmp_path / 'probe', 0, init_from=str(tmp_path / 'ml1m')
+    )
+    directory = write(tmp_path / 'probe', [line('barlow_twins', 0.1)])
+    runs = report_content._runs(result_lines.read_results([directory]))
+    assert list(runs) == ['ml1m', 'barlow_twins, probe\nnext_item']
+
+  def test_without_matplotlib_there_are_tables_and_a_sentence(
+    self, tmp_path, monkeypatch, caplog
+  ):
+    directory = write(tmp_path, report_results.study())
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+      if name.startswith('matplotlib'):
+        raise ImportError(name)
+      return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', without)
+    text = report.write_report(directory)
+    assert (tmp_path / 'report.md').read_text() == text
+    assert not list((tmp_path / 'plots').iterdir())
+    (record,) = caplog.records
+    assert 'pip install "bt4rec[plots]"' in record.getMessage()
+
+
+class _Page(HTMLParser):
+  """What a page refers to, and the text of its elements."""
+
+  def __init__(self):
+    super().__init__()
+    self.references, self.alternatives, self.cells = [], [], []
+    self._open = 0
+
+  def handle_starttag(self, tag, attrs):
+    named = dict(attrs)
+    self.references += [named[key] for key in ('src', 'href') if key in named]
+    if tag == 'img':
+      self.alternatives.append(named.get('alt'))
+    if tag in ('td', 'th', 'dd'):
+      self.cells.append('')
+      self._open = True
+
+  def handle_endtag(self, tag):
+    if tag in ('td', 'th', 'dd'):
+      self._open = False
+
+  def handle_data(self, data):
+    if self._open:
+      self.cells[-1] += data
+
+
+class TestCommand:
+  def _run(self, *arguments):
+    return subprocess.run(
+      [sys.executable, '-m', 'bt4rec.report', *arguments],
+      cwd=_ROOT,
+      capture_output=True,
+      text=True,
+    )
+
+  def test_prints_the_table_and_writes_beside_it(self, tmp_path):
+    directory = write(tmp_path / 'a', [line('barlow_twins', 0.1)])
+    done = self._run(directory)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(report.make_report([directory]))
+    assert f'{directory}/report.html' in done.stdout
+    # Two, with the flag behind: into the folder named.
+    other = write(tmp_path / 'b', [line('barlow_twins', 0.3, seed=1)])
+    output = tmp_path / 'new' / 'c'
+    done = self._run(directory, other, f'--output={output}')
+    assert done.returncode == 0, done.stderr
+    text = (output / 'report.md').read_text()
+    assert '0.200 ± 0.141' in text
+    page = (output / 'report.html').read_text()
+    assert f'python -m bt4rec.report {directory} {other}' in page
+
+  def test_mistakes_get_a_sentence(self, tmp_path):
+    done = self._run(str(tmp_path))
+    assert done.returncode == 2
+    assert str(tmp_path) in done.stderr and 'Traceback' not in done.stderr
+    done = self._run()
+    assert done.returncode == 2 and 'name the workdirs' in done.stderr
+
+  def test_the_table_is_seen_where_nothing_can_be_written(self, tmp_path):
+    directory = write(tmp_path / 'a', [line('barlow_twins', 0.1)])
+    (tmp_path / 'file').write_text('')
+    done = self._run(directory, f'--output={tmp_path / "file"}')
+    assert done.returncode == 2
+    assert '| barlow_twins, probe | 1 | 0.100 |' in done.stdout
+    assert 'choose another folder with --output' in done.stderr
+
+
+def test_a_line_says_how_its_process_was_started(monkeypatch):
+  assert provenance.describe()['command'] == ''
+  spec = types.SimpleNamespace(name='bt4rec.main')
+  monkeypatch.setattr(sys.modules['__main__'], '__spec__', spec)
+  monkeypatch.setattr(sys, 'argv', ['/x/main.py', '--config=a b', '--seed=1'])
+  assert provenance.describe()['command'] == (
+    "python -m bt4rec.main '--config=a b' --seed=1"
   )
-  text = report.make_report([directory])
-  # Sample standard deviation of .3 and .5: .1 * sqrt(2).
-  assert text.endswith(
-    '| next_item: recall@10 | 10% labels | 100% labels |\n'
-    '| --- | --- | --- |\n'
-    '| barlow_twins, probe | 0.400 ± 0.141 | 0.600 |\n'
-    '| dual_encoder_tuned, probe | 0.200 |  |\n'
-    '| gain over dual_encoder_tuned, probe | +100.0% |  |\n'
-  )
-  assert 'seeds [0, 1]' in text and 'all users' in text and '2.00 h' in text
-
-
-def test_several_workdirs_make_one_table(tmp_path):
-  directories = [
-    _write(tmp_path / str(seed), [_line('barlow_twins', 0.1, seed=seed)])
-    for seed in range(3)
-  ]
-  assert '0.100 ± 0.000' in report.make_report(directories)
-
-
-@pytest.mark.parametrize('key', ['split_fingerprint', 'inductive'])
-def test_refuses_to_mix(key, tmp_path):
-  directory = _write(
-    tmp_path, [_line('random', 0.1), _line('random', 0.1, **{key: True})]
-  )
-  with pytest.raises(InputError, match=key):
-    report.make_report([directory])
-
-
-def test_without_a_test_the_table_is_of_validation(tmp_path):
-  untested = {'metrics': {}, 'validation': {'recall@10': 0.7}}
-  directory = _write(tmp_path / 'a', [_line('random', None, **untested)])
-  assert report.make_report([directory]).endswith(
-    '| next_item: recall@10 on validation | 10% labels |\n'
-    '| --- | --- |\n'
-    '| random, probe | 0.700 |\n'
-  )
-  # A test result next to it would be compared with it.
-  tested = _line('random', 0.1, seed=1, validation={'recall@10': 0.7})
-  other = _write(tmp_path / 'b', [tested])
-  assert 'validation' not in report.make_report([other])
-  with pytest.raises(InputError, match='evaluate_test'):
-    report.make_report([directory, other])
-
-
-def test_a_directory_without_results_is_named(tmp_path, capsys):
-  assert report.main([str(tmp_path)]) == 2
-  assert str(tmp_path) in capsys.readouterr().err
