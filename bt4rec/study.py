@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from bt4rec import downstream, pretrain, report, supervised, tasks, workdir
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError, choose
-from bt4rec.writer import format_seconds
+from bt4rec.progress import format_seconds
 
 # Rows of the table that are not a pre-training -> protocol.
 _WITHOUT_PRETRAINING = {

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from bt4rec import plans, train_step, writer
 from bt4rec.checkpoint import Checkpointer
 from bt4rec.errors import InputError, NonFiniteLossError
+from bt4rec.progress import Progress
 from bt4rec.train_state import TrainState
 
 _PREEMPTED = 128 + signal.SIGTERM
@@ -148,10 +149,12 @@ class _Run:
     self._writer = writer.MetricsWriter(
       workdir, self._step if is_resumed else -1, job.tensorboard
     )
-    self._progress = writer.Progress(
+    self._progress = Progress(
       job.name, job.total_steps, self._step, job.batch_size
     )
-    self._pending: list[tuple[jax.Array, jax.Array]] = []
+    # jax.Arrays, whose declared type lacks `is_ready`.
+    self._pending: list[tuple[Any, Any]] = []
+    self._num_ready = 0
     self._metrics: dict[str, jax.Array] = {}
 
   def train(self, stop: threading.Event) -> None:
@@ -167,6 +170,7 @@ class _Run:
         (self._metrics['loss'], self._metrics['update_norm'])
       )
       self._step += 1
+      self._progress.advance(self._finished_step())
       last = self._step == job.total_steps
       if last or self._step % job.log_every_steps == 0:
         self._log()
@@ -191,14 +195,25 @@ class _Run:
     self._checkpointer.wait()
 
   def close(self) -> None:
+    self._progress.close()
     self._writer.close()
 
   def _is_due(self, period: int) -> bool:
     return bool(period) and self._step % period == 0
 
+  def _finished_step(self) -> int:
+    """The last step the device is done with; does not wait for it."""
+    pending = self._pending
+    while (
+      self._num_ready < len(pending) and pending[self._num_ready][0].is_ready()
+    ):
+      self._num_ready += 1
+    return self._step - len(pending) + self._num_ready
+
   def _check_finite(self) -> None:
     first = self._step - len(self._pending) + 1
     pending, self._pending = jax.device_get(self._pending), []
+    self._num_ready = 0
     for step, numbers in enumerate(pending, start=first):
       # Under pmap each comes once per device, all equal.
       loss, update_norm = (float(np.ravel(number)[0]) for number in numbers)
@@ -232,6 +247,7 @@ class _Run:
         metrics['effective_rank'],
       )
     self._writer.write(self._step, metrics)
+    self._progress.note({'loss': metrics['loss']})
     self._progress.show(self._step, metrics)
 
   def _evaluate_and_save(self) -> None:
@@ -250,6 +266,7 @@ class _Run:
     value = numbers[select]
     self._require_finite(select.replace('_', ' '), value, self._step)
     self._writer.write(self._step, numbers)
+    self._progress.note({select: value})
     if not select.endswith('loss'):
       value = -value  # Lower is better, for the checkpoints too.
     self._selection.update(value, self._step, self._job.patience)
