@@ -72,8 +72,10 @@ def _quiet_libraries() -> None:
     ).startswith(package)
 
   logging.get_absl_handler().addFilter(is_ours_or_grave)
-  # TensorFlow's C++ code reads it when it is loaded.
+  # TensorFlow's C++ code reads them when it is loaded. It computes nothing
+  # here, and without the second writes past the log, through a bar.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+import os
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from bt4rec import (
   co_occurrence,
+  embedding_projector,
   encode,
   evaluate,
   health,
@@ -154,9 +155,9 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   plain = pretext.make_model(config, dataset.catalogue, None)
   schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
   tx = optimizer.make_optimizer(config.optimizer, schedule)
-  tables = {
-    'log_q': jnp.asarray(pretrain_data.log_item_probability(dataset, visible))
-  }
+  log_q = pretrain_data.log_item_probability(dataset, visible)
+  observation = _Observation(config, dataset, plain, plan, log_q)
+  tables = {'log_q': jnp.asarray(log_q)}
   recipe = pretext.make_recipe(config)
   if recipe.needs_correlated and pretext.makes_views(model.objective):
     tables['correlated'] = jnp.asarray(
@@ -192,47 +193,74 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
       'seed': config.seed,
     },
     evaluate=_Validation(plain, dataset, config, tables),
-    health=_make_health(config, dataset, plain, plan),
+    health=observation.health,
+    points=observation.points,
     **settings,
   )
 
 
-def _make_health(
-  config: ConfigDict,
-  dataset: SequenceDataset,
-  model: pretext.Pretraining,
-  plan: plans.PretrainPlan,
-) -> Callable[[TrainState], dict]:
-  """The verdict on the embeddings of the first windows of the training.
+class _Observation:
+  """What is looked at while it trains: the first windows of the training."""
 
-  Alignment is that of the older and the newer half of a window, whatever the
-  objective, so that objectives can be compared.
-  """
-  # Within an epoch nobody comes twice.
-  num_users = min(_HEALTH_WINDOWS, len(plan.users))
-  steps = [plan(step) for step in range(-(-num_users // config.batch_size))]
-  start, length = (
-    np.concatenate([rows[key] for rows in steps])[:num_users]
-    for key in ('start', 'length')
-  )
-  half = length // 2
-
-  def health_of(state: TrainState) -> dict:
-    encoder = encode.Encoder(
-      model.encoder,
-      state.params['encoder'],
-      dataset.catalogue.item_ids,
-      config.max_length,
-      {},
+  def __init__(
+    self,
+    config: ConfigDict,
+    dataset: SequenceDataset,
+    model: pretext.Pretraining,
+    plan: plans.PretrainPlan,
+    log_q: np.ndarray,
+  ):
+    # Within an epoch nobody comes twice.
+    num_users = min(_HEALTH_WINDOWS, len(plan.users))
+    steps = [plan(step) for step in range(-(-num_users // config.batch_size))]
+    self._start, self._length = (
+      np.concatenate([rows[key] for rows in steps])[:num_users]
+      for key in ('start', 'length')
     )
-    embed = functools.partial(encoder.embed_windows, dataset.items)
+    self._dataset = dataset
+    self._module, self._max_length = model.encoder, config.max_length
+    self._popular = embedding_projector.popular_items(log_q)
+
+  def health(self, state: TrainState) -> dict:
+    """The verdict on the embeddings.
+
+    Alignment is that of the older and the newer half of a window, whatever
+    the objective, so that objectives can be compared.
+    """
+    embed = functools.partial(
+      self._encoder(state).embed_windows, self._dataset.items
+    )
+    start, length = self._start, self._length
+    half = length // 2
     return health.report(
       embed(start, length),
       embed(start, half),
       embed(start + half, length - half),
     )
 
-  return health_of
+  def points(self, state: TrainState) -> dict[str, embedding_projector.Points]:
+    """The users of the windows, and the most popular items."""
+    encoder, dataset = self._encoder(state), self._dataset
+    users = encoder.embed_windows(dataset.items, self._start, self._length)
+    return {
+      'users': embedding_projector.user_points(
+        dataset, self._start, self._length, users
+      ),
+      'items': embedding_projector.item_points(
+        dataset.catalogue,
+        self._popular,
+        np.asarray(encoder.item_table[self._popular]),
+      ),
+    }
+
+  def _encoder(self, state: TrainState) -> encode.Encoder:
+    return encode.Encoder(
+      self._module,
+      state.params['encoder'],
+      self._dataset.catalogue.item_ids,
+      self._max_length,
+      {},
+    )
 
 
 def _feed(first_step, *, config, plan, items):
@@ -275,5 +303,10 @@ def run(
     dataset: The dataset.
   """
   vocabulary.save(workdir, dataset.catalogue)
-  train.fit(make_job(config, dataset), workdir)
+  job = make_job(config, dataset)
+  best, _ = train.fit(job, workdir)
+  if job.points and job.tensorboard:
+    embedding_projector.write(
+      os.path.join(workdir, 'tensorboard'), job.points(best)
+    )
   return encode.load_encoder(workdir)

@@ -13,7 +13,7 @@ from absl import logging
 _SECONDS_BETWEEN_LINES = 10.0
 # A bar that comes and goes at once would only flicker.
 _SECONDS_BEFORE_BAR = 1.0
-_BAR_FORMAT = '{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}'
+_BAR_FORMAT = '{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt}{postfix}'
 
 
 def format_seconds(seconds: float) -> str:
@@ -94,7 +94,9 @@ class Progress:
     parts = []
     if step > self._start[0]:
       parts.append(f'ETA {format_seconds(self._seconds_left(now))}')
-    parts += [f'{name} {value:.4g}' for name, value in self._notes.items()]
+    parts += [
+      f'{name} {value:.4g}' for name, value in sorted(self._notes.items())
+    ]
     self._bar.set_postfix_str(' '.join(parts), refresh=False)
     self._bar.update(step - self._bar.n)
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from bt4rec import plans, train_step, writer
 from bt4rec.checkpoint import Checkpointer
+from bt4rec.embedding_projector import Points
 from bt4rec.errors import InputError, NonFiniteLossError
 from bt4rec.progress import Progress
 from bt4rec.train_state import TrainState
@@ -46,7 +47,8 @@ class Job:
     select: The one the best step is chosen by, by its smallest value if it is
       a loss and by its largest otherwise.
     health: State -> numbers and the verdict, or None.
-    health_every_steps: Period of `health`.
+    points: State -> embeddings for TensorBoard by name, or None.
+    health_every_steps: Period of `health` and `points`.
     tensorboard: Whether to write TensorBoard events.
   """
 
@@ -66,6 +68,7 @@ class Job:
   evaluate: Callable[[TrainState], dict[str, float]]
   select: str = 'validation_loss'
   health: Callable[[TrainState], dict] | None = None
+  points: Callable[[TrainState], dict[str, Points]] | None = None
   health_every_steps: int = 0
   tensorboard: bool = True
 
@@ -172,7 +175,11 @@ class _Run:
       self._step += 1
       self._progress.advance(self._finished_step())
       last = self._step == job.total_steps
-      if last or self._step % job.log_every_steps == 0:
+      if (
+        last
+        or self._is_due(job.log_every_steps)
+        or (job.health and self._is_due(job.health_every_steps))
+      ):
         self._log()
       if last or self._step % job.eval_every_steps == 0:
         self._evaluate_and_save()
@@ -210,7 +217,14 @@ class _Run:
       self._num_ready += 1
     return self._step - len(pending) + self._num_ready
 
+  def _wait(self) -> None:
+    """Waits for the device, step by step, so that the bar goes on."""
+    for loss, _ in self._pending[self._num_ready :]:
+      loss.block_until_ready()
+      self._progress.advance(self._finished_step())
+
   def _check_finite(self) -> None:
+    self._wait()
     first = self._step - len(self._pending) + 1
     pending, self._pending = jax.device_get(self._pending), []
     self._num_ready = 0
@@ -238,7 +252,10 @@ class _Run:
     }
     metrics |= self._progress.rate(self._step)
     if self._job.health and self._is_due(self._job.health_every_steps):
-      metrics |= self._job.health(self._job.step.unreplicate(self._state))
+      state = self._job.step.unreplicate(self._state)
+      metrics |= self._job.health(state)
+      if self._job.points and self._job.tensorboard:
+        self._writer.write_points(self._step, self._job.points(state))
       logging.info(
         '%s: step %d: %s (effective rank %.1f)',
         self._job.name,
@@ -266,7 +283,7 @@ class _Run:
     value = numbers[select]
     self._require_finite(select.replace('_', ' '), value, self._step)
     self._writer.write(self._step, numbers)
-    self._progress.note({select: value})
+    self._progress.note({'validation': value})
     if not select.endswith('loss'):
       value = -value  # Lower is better, for the checkpoints too.
     self._selection.update(value, self._step, self._job.patience)

@@ -17,6 +17,7 @@ _FREE_KEYS = (
   'log_every_steps',
   'health_every_steps',
   'keep_checkpoints',
+  'tensorboard',
   'feed',
   'parallelism',
   'dataset.path',

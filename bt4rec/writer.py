@@ -3,7 +3,9 @@
 import json
 import os
 
+from bt4rec import embedding_projector
 from bt4rec import workdir as workdir_lib
+from bt4rec.embedding_projector import Points
 
 
 class MetricsWriter:
@@ -39,6 +41,19 @@ class MetricsWriter:
         self._events.add_text(name, value, step)
       else:
         self._events.add_scalar(name, value, step)
+
+  def write_points(self, step: int, points: dict[str, Points]) -> None:
+    """Gives TensorBoard embeddings: histograms of all, the newest as points.
+
+    Args:
+      step: The step.
+      points: Name, such as 'users', -> the embeddings.
+    """
+    if self._events is None:
+      return
+    for name, shown in points.items():
+      self._events.add_histogram(f'embeddings/{name}', shown.vectors, step)
+    embedding_projector.write(self._events.logdir, points)
 
   def close(self) -> None:
     """Writes what is left."""
