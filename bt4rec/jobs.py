@@ -1,24 +1,67 @@
 """The kinds of job a config can ask for."""
 
+import dataclasses
 import os
+from collections.abc import Callable
 
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import datasets, downstream, pretrain, report, study, workdir
+from bt4rec import (
+  datasets,
+  downstream,
+  pretrain,
+  report,
+  study,
+  summary,
+  workdir,
+)
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import choose
 from bt4rec.tasks import TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """A kind of job.
+
+  Attributes:
+    run: Config, workdir, dataset -> the text to show.
+    following: The same -> what for -> the next command.
+  """
+
+  run: Callable[[ConfigDict, str, SequenceDataset], str]
+  following: Callable[[ConfigDict, str, SequenceDataset], dict[str, str]]
 
 
 def _pretrain(
   config: ConfigDict, directory: str, dataset: SequenceDataset
 ) -> str:
   pretrain.run(config, directory, dataset)
-  return (
-    f'encoder: {os.path.join(directory, "checkpoints")}\n'
-    f'next: {workdir.downstream_command(config, directory, "next_item")}'
-  )
+  return ''
+
+
+def _after_pretrain(
+  config: ConfigDict, directory: str, dataset: SequenceDataset
+) -> dict[str, str]:
+  del dataset
+  following = {
+    'what it is worth with labels: a probe on it': workdir.downstream_command(
+      config, directory, 'next_item'
+    ),
+    'embeddings of all users and items': workdir.program(
+      'bt4rec.export',
+      f'--workdir={directory}',
+      f'--output={os.path.join(directory, "users.parquet")}',
+      f'--items={os.path.join(directory, "items.parquet")}',
+    ),
+  }
+  events = os.path.join(directory, 'tensorboard')
+  if os.path.isdir(events):
+    following['curves and points (pip install tensorboard)'] = workdir.program(
+      'tensorboard.main', f'--logdir={events}'
+    )
+  return following
 
 
 def _downstream(
@@ -28,18 +71,58 @@ def _downstream(
   if not workdir.read_lines(results):
     result = downstream.run(config, directory, dataset)
     downstream.write_result(directory, result)
-  return f'{report.make_report([directory])}\nresult: {results}'
+  return report.make_report([directory])
+
+
+def _after_downstream(
+  config: ConfigDict, directory: str, dataset: SequenceDataset
+) -> dict[str, str]:
+  following = {
+    'this result in a table; add the workdirs of others': workdir.program(
+      'bt4rec.report', directory
+    )
+  }
+  holds_scorer = os.path.isdir(os.path.join(directory, 'checkpoints'))
+  if config.task == 'next_item' and holds_scorer and config.init_from:
+    items = dataset.catalogue.item_ids[:2].tolist()
+    following['recommendations for a user with these items'] = workdir.python(
+      f'import bt4rec; e = bt4rec.load_encoder({directory!r}); '
+      f'print(e.recommend([{items!r}], k=10))'
+    )
+  return following
 
 
 def _study(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
-  text = study.run(config, directory, dataset)
-  return f'{text}\nreport: {os.path.join(directory, "report.md")}'
+  return study.run(config, directory, dataset)
+
+
+def _after_study(
+  config: ConfigDict, directory: str, dataset: SequenceDataset
+) -> dict[str, str]:
+  del dataset
+  following = {
+    'the table; add the workdirs of other studies': workdir.program(
+      'bt4rec.report', directory
+    )
+  }
+  folder = os.path.join(directory, 'pretrain')
+  # The first of the grid.
+  for row in config.study.rows:
+    encoder = os.path.join(folder, f'{row}-{config.study.seeds[0]}')
+    if os.path.isdir(encoder):
+      following[f'embeddings of all users by {row}'] = workdir.program(
+        'bt4rec.export',
+        f'--workdir={encoder}',
+        f'--output={os.path.join(directory, "users.parquet")}',
+      )
+      break
+  return following
 
 
 _JOBS = {
-  'pretrain': _pretrain,
-  'study': _study,
-  **dict.fromkeys(TASKS, _downstream),
+  'pretrain': _Job(_pretrain, _after_pretrain),
+  'study': _Job(_study, _after_study),
+  **dict.fromkeys(TASKS, _Job(_downstream, _after_downstream)),
 }
 
 
@@ -51,7 +134,7 @@ def run(config: ConfigDict, directory: str) -> str:
     directory: The output directory.
 
   Returns:
-    What to tell the user: results, paths, the next command.
+    What to tell the user: results, paths, the next commands.
 
   Raises:
     InputError: If the config or the data are not valid.
@@ -67,4 +150,7 @@ def run(config: ConfigDict, directory: str) -> str:
       dataset.catalogue.num_items,
       dataset.num_events,
     )
-    return job(config, directory, dataset)
+    text = job.run(config, directory, dataset)
+    following = job.following(config, directory, dataset)
+    closing = summary.closing(summary.of_workdir(directory), following)
+    return f'{text}\n{closing}' if text else closing

@@ -155,9 +155,9 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   plain = pretext.make_model(config, dataset.catalogue, None)
   schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
   tx = optimizer.make_optimizer(config.optimizer, schedule)
-  log_q = pretrain_data.log_item_probability(dataset, visible)
-  observation = _Observation(config, dataset, plain, plan, log_q)
-  tables = {'log_q': jnp.asarray(log_q)}
+  tables = {
+    'log_q': jnp.asarray(pretrain_data.log_item_probability(dataset, visible))
+  }
   recipe = pretext.make_recipe(config)
   if recipe.needs_correlated and pretext.makes_views(model.objective):
     tables['correlated'] = jnp.asarray(
@@ -165,6 +165,9 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
         dataset, visible, config.augment.num_correlated
       )
     )
+  observation = _Observation(
+    config, dataset, plain, plan, np.asarray(tables['log_q'])
+  )
   step_tables = dict(tables)
   if config.feed == 'device':
     step_tables['events'] = jnp.asarray(dataset.items)

@@ -145,7 +145,8 @@ class TestJobs:
     )
     done = _run(*arguments)
     assert done.returncode == 0, done.stderr
-    assert 'next: launch/run.sh' in done.stdout
+    assert f'  {tmp_path}/checkpoints  (' in done.stdout
+    assert '\n  launch/run.sh --config=configs/downstream.py' in done.stdout
     sentence = _sentence(_run(*arguments, '--config.seed=7'))
     assert 'seed was 0, is 7' in sentence
     again = _run(*arguments)
