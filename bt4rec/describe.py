@@ -16,6 +16,7 @@ from bt4rec import (
   card_text,
   command,
   datasets,
+  help_text,
   summary,
   workdir,
 )
@@ -119,4 +120,4 @@ if __name__ == '__main__':
   flags.DEFINE_alias('workdir', 'output')
   flags.DEFINE_bool('arrays', True, 'Whether to save the prepared arrays.')
   flags.DEFINE_bool('plots', True, 'Whether to draw the plots.')
-  command.run(main)
+  command.run(main, help_text.jobs)

@@ -10,7 +10,7 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from bt4rec import command, datasets, summary, workdir
+from bt4rec import command, datasets, help_text, summary, workdir
 from bt4rec.errors import InputError
 
 
@@ -70,4 +70,4 @@ if __name__ == '__main__':
     'Folder of this job alone that all workers can reach; default: the output '
     'directory.',
   )
-  command.run(main)
+  command.run(main, help_text.jobs)

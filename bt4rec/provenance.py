@@ -1,6 +1,7 @@
 """Where a result came from: commit, versions, device."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -13,8 +14,8 @@ _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 def describe() -> dict:
   """Returns `commit`, `versions` and `device` of this process.
 
-  The commit carries '+dirty' where the tree has changes, and is 'unknown'
-  outside of a git checkout.
+  The commit carries '+dirty' where the tree has changes. Outside of a git
+  checkout it is the one that pip installed from a git URL, or 'unknown'.
   """
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   devices = jax.devices()
@@ -26,13 +27,28 @@ def describe() -> dict:
 
 
 def _commit() -> str:
-  here = os.path.dirname(os.path.abspath(__file__))
+  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
   try:
-    commit = _git(here, 'rev-parse', '--short=12', 'HEAD')
-    changes = _git(here, 'status', '--porcelain', '--untracked-files=no')
+    # An installed package may lie in the checkout of another project.
+    if os.path.realpath(_git(root, 'rev-parse', '--show-toplevel')) == (
+      os.path.realpath(root)
+    ):
+      commit = _git(root, 'rev-parse', '--short=12', 'HEAD')
+      changes = _git(root, 'status', '--porcelain', '--untracked-files=no')
+      return commit + ('+dirty' if changes else '')
   except (OSError, subprocess.CalledProcessError):
+    pass
+  return _installed_commit()
+
+
+def _installed_commit() -> str:
+  """The commit that pip installed from a git URL (PEP 610), or 'unknown'."""
+  try:
+    package = importlib.metadata.distribution('bt4rec')
+    source = json.loads(package.read_text('direct_url.json') or '{}')
+  except (importlib.metadata.PackageNotFoundError, ValueError):
     return 'unknown'
-  return commit + ('+dirty' if changes else '')
+  return source.get('vcs_info', {}).get('commit_id', 'unknown')[:12]
 
 
 def _git(directory: str, *arguments: str) -> str:
