@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from bt4rec import (
   datasets,
   downstream,
+  model_card,
   pretrain,
   report,
   study,
@@ -71,6 +72,7 @@ def _downstream(
   if not workdir.read_lines(results):
     result = downstream.run(config, directory, dataset)
     downstream.write_result(directory, result)
+  model_card.write(directory, dataset)
   return report.make_report([directory])
 
 

@@ -17,6 +17,7 @@ from bt4rec import (
   encode,
   evaluate,
   health,
+  model_card,
   optimizer,
   pipeline,
   plans,
@@ -312,4 +313,5 @@ def run(
     embedding_projector.write(
       os.path.join(workdir, 'tensorboard'), job.points(best)
     )
+  model_card.write(workdir, dataset)
   return encode.load_encoder(workdir)

@@ -8,6 +8,8 @@ import subprocess
 
 import jax
 
+from bt4rec import workdir
+
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -24,6 +26,16 @@ def describe() -> dict:
     'versions': {'python': platform.python_version(), **versions},
     'device': f'{len(devices)} x {devices[0].device_kind}',
   }
+
+
+def record_session(directory: str, step: int) -> None:
+  """Notes in `sessions.jsonl` who trains a workdir from a step on.
+
+  Sessions that began at the step or later are cut: what they did is lost.
+  """
+  path = os.path.join(directory, 'sessions.jsonl')
+  workdir.keep_lines(path, lambda line: line['step'] < step)
+  workdir.append_line(path, {'step': step, **describe()})
 
 
 def _commit() -> str:

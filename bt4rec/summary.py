@@ -16,6 +16,7 @@ _IN_WORKDIR = {
   'checkpoints': 'latest and best state',
   'metrics.jsonl': 'numbers of every logged step',
   'tensorboard': 'the same as events, with histograms and points',
+  'sessions.jsonl': 'commit, versions and device of each start',
   'config.json': 'the whole config',
 }
 

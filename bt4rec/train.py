@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import plans, train_step, writer
+from bt4rec import plans, provenance, train_step, writer
 from bt4rec.checkpoint import Checkpointer
 from bt4rec.embedding_projector import Points
 from bt4rec.errors import InputError, NonFiniteLossError
@@ -102,7 +102,8 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
 
   Args:
     job: What to train.
-    workdir: Gets `metrics.jsonl`, `checkpoints/` and TensorBoard events.
+    workdir: Gets `metrics.jsonl`, `sessions.jsonl`, `checkpoints/` and
+      TensorBoard events.
 
   Returns:
     The best state by validation (the last one without validation data) and
@@ -124,6 +125,8 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
       job, workdir, checkpointer, state, selection, restored is not None
     )
     with contextlib.closing(run):
+      if not run.is_finished:
+        provenance.record_session(workdir, int(state.step))
       run.train(stop)
     return checkpointer.restore_best(job.state)
 
@@ -160,12 +163,17 @@ class _Run:
     self._num_ready = 0
     self._metrics: dict[str, jax.Array] = {}
 
+  @property
+  def is_finished(self) -> bool:
+    """Whether there is nothing left to train."""
+    return self._step >= self._job.total_steps or self._selection.stopped
+
   def train(self, stop: threading.Event) -> None:
     job = self._job
     batches = job.feed(self._step)
     if not self._is_resumed:
       self._evaluate_and_save()
-    while self._step < job.total_steps and not self._selection.stopped:
+    while not self.is_finished:
       batch = {**job.step.place_batch(next(batches)), **self._tables}
       self._state, self._metrics = job.step(self._state, batch)
       # They stay on the device until the next log: no sync per step.

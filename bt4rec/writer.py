@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 from bt4rec import embedding_projector
 from bt4rec import workdir as workdir_lib
@@ -21,6 +22,11 @@ class MetricsWriter:
   def __init__(self, workdir: str, step: int, tensorboard: bool = True):
     path = os.path.join(workdir, 'metrics.jsonl')
     workdir_lib.keep_lines(path, lambda line: line['step'] <= step)
+    before = [
+      0.0,
+      *(x.get('seconds', 0.0) for x in workdir_lib.read_lines(path)),
+    ][-1]
+    self._begin = time.monotonic() - before
     self._file = open(path, 'a')
     self._events = None
     if tensorboard:
@@ -31,8 +37,17 @@ class MetricsWriter:
       )
 
   def write(self, step: int, metrics: dict) -> None:
-    """Writes numbers and short texts under their names."""
-    self._file.write(json.dumps({'step': step, **metrics}) + '\n')
+    """Writes numbers and short texts under their names.
+
+    A line also has `seconds`, those of the training so far: of all sessions
+    together, without steps that were lost.
+    """
+    line = {
+      'step': step,
+      'seconds': round(time.monotonic() - self._begin, 3),
+      **metrics,
+    }
+    self._file.write(json.dumps(line) + '\n')
     self._file.flush()
     if self._events is None:
       return

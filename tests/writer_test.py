@@ -42,7 +42,9 @@ class TestMetricsWriter:
     writer.write(10, {'loss': 0.125})
     writer.close()
     lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
-    assert list(map(json.loads, lines)) == [
+    lines = list(map(json.loads, lines))
+    assert 0 <= lines[0].pop('seconds') <= lines[1].pop('seconds') < 60
+    assert lines == [
       {'step': 5, 'loss': 0.25, 'health': 'healthy'},
       {'step': 10, 'loss': 0.125},
     ]
@@ -80,6 +82,17 @@ class TestMetricsWriter:
       writer.close()
     lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
     assert [json.loads(line)['loss'] for line in lines] == [1.0, 2.0]
+
+  def test_seconds_go_on_where_the_kept_lines_end(self, tmp_path):
+    lines = [{'step': 2, 'seconds': 700.0}, {'step': 4, 'seconds': 900.0}]
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (tmp_path / 'metrics.jsonl').write_text(text)
+    writer = MetricsWriter(str(tmp_path), 3, tensorboard=False)
+    writer.write(4, {})
+    writer.close()
+    lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    assert [json.loads(line)['step'] for line in lines] == [2, 4]
+    assert 700 <= json.loads(lines[1])['seconds'] < 760
 
 
 @pytest.fixture(name='run', scope='module')
