@@ -1,0 +1,91 @@
+"""Which commit a result says it is of, and the sessions of a workdir."""
+
+import json
+import subprocess
+
+import pytest
+
+from bt4rec import provenance, workdir
+
+
+def _git(folder, *arguments):
+  name = ('-c', 'user.name=a', '-c', 'user.email=a@b')
+  return subprocess.run(
+    ['git', *name, '-C', str(folder), *arguments],
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout.strip()
+
+
+@pytest.fixture(name='checkout')
+def _checkout(tmp_path):
+  """A git checkout with one commit of one file."""
+  _git(tmp_path, 'init', '-q')
+  (tmp_path / 'file').write_text('a')
+  _git(tmp_path, 'add', 'file')
+  _git(tmp_path, 'commit', '-q', '-m', 'first')
+  return tmp_path
+
+
+class _Installed:
+  """What pip keeps of an installation."""
+
+  def __init__(self, source):
+    self._source = source
+
+  def read_text(self, name):
+    assert name == 'direct_url.json'
+    return self._source
+
+
+def _use(monkeypatch, root, source):
+  monkeypatch.setattr(
+    provenance, '__file__', str(root / 'bt4rec' / 'provenance.py')
+  )
+  monkeypatch.setattr(
+    provenance.importlib.metadata,
+    'distribution',
+    lambda name: _Installed(source),
+  )
+
+
+class TestCommit:
+  def test_of_a_checkout_says_whether_it_was_changed(
+    self, checkout, monkeypatch
+  ):
+    _use(monkeypatch, checkout, None)
+    commit = _git(checkout, 'rev-parse', '--short=12', 'HEAD')
+    assert provenance._commit() == commit
+    (checkout / 'file').write_text('b')
+    assert provenance._commit() == f'{commit}+dirty'
+
+  def test_of_another_project_around_it_is_not_taken(
+    self, checkout, monkeypatch
+  ):
+    packages = checkout / '.venv' / 'site-packages'
+    packages.mkdir(parents=True)
+    _use(monkeypatch, packages, None)
+    assert provenance._commit() == 'unknown'
+
+  def test_of_an_installation_from_git_is_what_pip_recorded(
+    self, tmp_path, monkeypatch
+  ):
+    source = {
+      'url': 'https://host/bt4rec.git',
+      'vcs_info': {'vcs': 'git', 'commit_id': '0123456789abcdef0123'},
+    }
+    _use(monkeypatch, tmp_path, json.dumps(source))
+    assert provenance._commit() == '0123456789ab'
+
+  def test_of_an_installed_folder_is_unknown(self, tmp_path, monkeypatch):
+    _use(monkeypatch, tmp_path, '{"url": "file:///a", "dir_info": {}}')
+    assert provenance._commit() == 'unknown'
+
+
+def test_sessions_whose_steps_were_lost_are_cut(tmp_path, monkeypatch):
+  for step, commit in ((0, 'a'), (10, 'b'), (20, 'c'), (10, 'd')):
+    monkeypatch.setattr(provenance, 'describe', lambda c=commit: {'commit': c})
+    provenance.record_session(str(tmp_path), step)
+  lines = workdir.read_lines(str(tmp_path / 'sessions.jsonl'))
+  assert lines == [{'step': 0, 'commit': 'a'}, {'step': 10, 'commit': 'd'}]
