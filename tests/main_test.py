@@ -22,11 +22,17 @@ _SMALL = (
   '--config.log_every_steps=2',
   '--config.optimizer.warmup_steps=1',
   '--config.feed=device',
+  # Quick to compile.
+  '--config.packing.enabled=False',
+  "--config.augment.order=('mask',)",
 )
 
 
 def _environment(devices=1):
-  flags = f'--xla_force_host_platform_device_count={devices}'
+  flags = (
+    f'--xla_force_host_platform_device_count={devices} '
+    f'--xla_backend_optimization_level=0'
+  )
   return {**os.environ, 'XLA_FLAGS': flags}
 
 
