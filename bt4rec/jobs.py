@@ -72,7 +72,7 @@ def _downstream(
   if not workdir.read_lines(results):
     result = downstream.run(config, directory, dataset)
     downstream.write_result(directory, result)
-  model_card.write(directory, dataset)
+  model_card.write_downstream(directory, dataset)
   return report.make_report([directory])
 
 

@@ -5,7 +5,7 @@ writes the same card again.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import yaml
 from ml_collections import ConfigDict
@@ -47,28 +47,40 @@ _HEALTH = (
 )
 
 
-def write(directory: str, dataset: SequenceDataset) -> str:
-  """Writes the card of a finished pre-training or downstream run.
+def write_pretraining(directory: str, dataset: SequenceDataset) -> None:
+  """Writes the card of a finished pre-training.
 
   Args:
-    directory: The workdir; it has `config.json`, and `metrics.jsonl` or
-      `results.jsonl`.
+    directory: The workdir; it has `config.json` and `metrics.jsonl`.
     dataset: The dataset of the config.
-
-  Returns:
-    Path of the card.
 
   Raises:
     InputError: If the workdir has no config.
   """
+  _write(directory, dataset, _pretraining)
+
+
+def write_downstream(directory: str, dataset: SequenceDataset) -> None:
+  """Writes the card of a finished downstream run.
+
+  Args:
+    directory: The workdir; it has `config.json` and `results.jsonl`.
+    dataset: The dataset of the config.
+
+  Raises:
+    InputError: If the workdir has no config.
+  """
+  _write(directory, dataset, _downstream)
+
+
+def _write(directory: str, dataset: SequenceDataset, make: Callable) -> None:
   config = workdir.read_config(directory)
-  make = _pretraining if config.task == 'pretrain' else _downstream
   front, sections = make(config, directory, dataset)
   text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-  parts = [f'---\n{text}---', *sections]
   path = os.path.join(directory, 'README.md')
-  workdir.write_atomically(path, '\n\n'.join(parts) + '\n')
-  return path
+  workdir.write_atomically(
+    path, '\n\n'.join([f'---\n{text}---', *sections]) + '\n'
+  )
 
 
 def _pretraining(

@@ -313,5 +313,5 @@ def run(
     embedding_projector.write(
       os.path.join(workdir, 'tensorboard'), job.points(best)
     )
-  model_card.write(workdir, dataset)
+  model_card.write_pretraining(workdir, dataset)
   return encode.load_encoder(workdir)

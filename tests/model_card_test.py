@@ -64,13 +64,12 @@ def _downstream(path, has_head=True, **overrides):
       }
     ],
   )
-  return _card(path)
+  return _card(path, model_card.write_downstream)
 
 
-def _card(path):
+def _card(path, write=model_card.write_pretraining):
   """The front matter, and the text."""
-  found = model_card.write(str(path), tiny.dataset())
-  assert found == str(path / 'README.md')
+  write(str(path), tiny.dataset())
   _, front, text = (path / 'README.md').read_text().split('---\n', 2)
   return yaml.safe_load(front), text
 
@@ -116,6 +115,10 @@ class TestPretraining:
     dataset = tiny.dataset()
     assert f'40 users, 30 items, {dataset.num_events} events' in text
 
+  def test_of_a_study_has_another_task(self, tmp_path):
+    _, text = _pretraining(tmp_path, task='study')
+    assert '# barlow_twins on synthetic' in text
+
   def test_limits_are_those_of_the_config(self, tmp_path):
     _, text = _pretraining(tmp_path)
     assert 'the newest 9 events' in text and 'not healthy' not in text
@@ -135,7 +138,7 @@ class TestPretraining:
     workdir.check_config(tiny.config(), str(tmp_path))
     dataset = tiny.dataset()
     dataset.origin['source'] = 'ml1m'
-    model_card.write(str(tmp_path), dataset)
+    model_card.write_pretraining(str(tmp_path), dataset)
     text = (tmp_path / 'README.md').read_text()
     assert 'license: other\nlicense_name: terms-of-ml1m\n' in text
     assert 'grouplens.org' in text
