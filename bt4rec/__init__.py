@@ -1,6 +1,9 @@
 """Barlow Twins pre-training of user sequence encoders."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from bt4rec.encode import load_encoder
 
 __all__ = ['load_encoder']
 

@@ -25,7 +25,7 @@ from bt4rec.errors import (
   UnfinishedError,
 )
 from bt4rec.grid import Cell
-from bt4rec.writer import format_seconds
+from bt4rec.progress import format_seconds
 
 # What a job tells the user of in one sentence.
 _EXPECTED = (InputError, NonFiniteLossError, StorageError)

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import functools
 import importlib.util
 import logging as python_logging
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from bt4rec import help_text
 from bt4rec.errors import (
   InputError,
   NonFiniteLossError,
@@ -18,12 +20,19 @@ from bt4rec.errors import (
   UnfinishedError,
 )
 
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# A command is a process of its own, and the directory it is started in may
+# have another package `configs`.
+sys.path.insert(0, _ROOT)
+
 _BAD_INPUT = 2
 _FAILED = 1
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(
+  main: Callable[[list[str]], None], explain: Callable[[], str] = str
+) -> None:
   """Runs a command's main; does not return.
 
   Exit status 0 is success alone. Bad input is one sentence on standard error
@@ -32,6 +41,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
   Args:
     main: Takes the arguments that are not flags, the program's name first.
+    explain: Gives what `--help` says besides the flags.
   """
 
   def guarded(argv: list[str]) -> None:
@@ -54,7 +64,7 @@ def run(main: Callable[[list[str]], None]) -> None:
       _fail('interrupted; the same command continues.', 130)
 
   show_progress()
-  app.run(guarded, flags_parser=_parse)
+  app.run(guarded, flags_parser=functools.partial(_parse, explain=explain))
 
 
 def show_progress() -> None:
@@ -112,23 +122,28 @@ def _quiet_libraries() -> None:
       show(report)
 
   sys.unraisablehook = show_but_late_reports
-  # TensorFlow's C++ code reads it when it is loaded.
+  # TensorFlow's C++ code reads them when it is loaded. It computes nothing
+  # here, and without the second writes past the log, through a bar.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 
-def _parse(argv: list[str]) -> list[str]:
+_HELP = ('--help', '--helpshort', '--helpfull')
+
+
+def _parse(argv: list[str], explain: Callable[[], str] = str) -> list[str]:
   """Parses flags; a mistake in them is one sentence, not a traceback."""
-  file = (_value_of(argv, 'config') or '').partition(':')[0]
-  # The flag itself would report a missing file only when its value is read.
-  if file and not os.path.isfile(file):
-    _fail(
-      f'config file {file!r} does not exist; the files are '
-      f'configs/quickstart.py, configs/pretrain.py, configs/downstream.py, '
-      f'configs/reproduce.py, configs/study.py and configs/tune.py.',
-      _BAD_INPUT,
-    )
+  argv = ['--help' if flag in ('-h', '-help') else flag for flag in argv]
+  if any(flag in _HELP for flag in argv):
+    main = sys.modules['__main__']
+    parts = [main.__doc__, explain(), help_text.STATUSES]
+    main.__doc__ = '\n'.join(part for part in parts if part)
+  argv = _find_config(argv)
   try:
     return flags.FLAGS(argv)
+  except SystemExit:
+    # absl's help ends with 1, though it is what was asked for.
+    sys.exit(0 if any(flag in _HELP for flag in argv) else _BAD_INPUT)
   except InputError as error:
     _fail(str(error), _BAD_INPUT)
   except flags.UnrecognizedFlagError as error:
@@ -143,6 +158,27 @@ def _parse(argv: list[str]) -> list[str]:
   ) as error:
     _fail(_explain_flag(argv) or str(error).strip('"\''), _BAD_INPUT)
   raise AssertionError('not reached')
+
+
+def _find_config(argv: list[str]) -> list[str]:
+  """Looks for the config file here, then beside the package."""
+  value = _value_of(argv, 'config') or ''
+  file, colon, argument = value.partition(':')
+  # The flag itself would report a missing file only when its value is read.
+  if not file or os.path.isfile(file):
+    return argv
+  installed = os.path.join(_ROOT, file)
+  if not os.path.isfile(installed):
+    _fail(
+      f'config file {file!r} does not exist; the files are '
+      f'{", ".join(help_text.config_files())}.',
+      _BAD_INPUT,
+    )
+  found = f'{installed}{colon}{argument}'
+  given = (value, f'-config={value}', f'--config={value}')
+  return [
+    flag.removesuffix(value) + found if flag in given else flag for flag in argv
+  ]
 
 
 def _explain_flag(argv: list[str]) -> str | None:

@@ -10,7 +10,16 @@ import os
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from bt4rec import card, card_plots, card_text, command, datasets, workdir
+from bt4rec import (
+  card,
+  card_plots,
+  card_text,
+  command,
+  datasets,
+  help_text,
+  summary,
+  workdir,
+)
 from bt4rec.datasets import sequences
 from bt4rec.errors import InputError
 
@@ -49,12 +58,16 @@ def describe(
     workdir.write_atomically(
       paths['card.json'], json.dumps(measured, indent=2) + '\n'
     )
-    written = list(paths.values())
+    written = {
+      paths['card.md']: 'the dataset card, above',
+      paths['card.json']: 'the same for programs',
+    }
     if plots:
       try:
-        written += card_plots.save_plots(
+        plot_paths = card_plots.save_plots(
           dataset, os.path.join(directory, 'plots')
         )
+        written |= dict.fromkeys(plot_paths, 'plot')
       except ImportError:
         logging.warning(
           'no plots: matplotlib is not installed; pip install "bt4rec[plots]", '
@@ -62,8 +75,14 @@ def describe(
         )
     if arrays:
       sequences.save(dataset, directory)
-      written.append(f'--config.dataset.prepared={directory}')
-  return '\n'.join([text, *written])
+      written[os.path.join(directory, 'dataset.json')] = 'prepared arrays'
+  group = (
+    datasets.prepared_config(config.dataset, directory)
+    if arrays
+    else config.dataset
+  )
+  following = {'pre-train an encoder': workdir.pretrain_command(group)}
+  return f'{text}\n{summary.closing(written, following)}'
 
 
 def main(argv: list[str]) -> None:
@@ -101,4 +120,4 @@ if __name__ == '__main__':
   flags.DEFINE_alias('workdir', 'output')
   flags.DEFINE_bool('arrays', True, 'Whether to save the prepared arrays.')
   flags.DEFINE_bool('plots', True, 'Whether to draw the plots.')
-  command.run(main)
+  command.run(main, help_text.jobs)

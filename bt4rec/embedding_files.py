@@ -1,19 +1,18 @@
 """Writes embeddings to Parquet, row group by row group."""
 
+import contextlib
 import json
 import os
-import time
 from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bt4rec import writer
 from bt4rec.errors import InputError
+from bt4rec.progress import Progress
 
 _ROW_GROUP = 16_384
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 def require_writable(path: str) -> None:
@@ -66,10 +65,9 @@ def write(
     metadata={'bt4rec': json.dumps(metadata)},
   )
   temporary = f'{path}.tmp'
-  progress = writer.Progress(f'export {first}', num_rows, 0, 1)
-  shown = time.monotonic()
+  progress = Progress(f'export {first}', num_rows, unit='rows')
   try:
-    with open(temporary, 'wb') as file:
+    with contextlib.closing(progress), open(temporary, 'wb') as file:
       with pq.ParquetWriter(file, schema) as parquet:
         for start in range(0, num_rows, _ROW_GROUP):
           stop = min(start + _ROW_GROUP, num_rows)
@@ -82,12 +80,7 @@ def write(
           parquet.write_table(
             pa.table([table[name] for name in schema.names], schema=schema)
           )
-          now = time.monotonic()
-          if stop == num_rows or now - shown > _SECONDS_BETWEEN_LINES:
-            rate = progress.rate(stop)
-            speed = rate.pop('sequences_per_second')
-            progress.show(stop, {'rows_per_second': speed, **rate})
-            shown = now
+          progress.pulse(stop)
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)

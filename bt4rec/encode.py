@@ -23,6 +23,7 @@ from bt4rec import (
   heads,
   pipeline,
   pretext,
+  progress,
   scoring,
   vocabulary,
   workdir,
@@ -101,7 +102,8 @@ class Encoder:
       [num_windows, dim] float32.
     """
     h = np.empty((len(start), self.dim), np.float32)
-    for rows, real in pipeline.padded_blocks(len(start), _BLOCK):
+    blocks = pipeline.padded_blocks(len(start), _BLOCK)
+    for rows, real in progress.track('embed', len(start), blocks):
       items = pipeline.cut_windows(
         events, start[rows], length[rows], self.max_length
       )

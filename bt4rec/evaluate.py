@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bt4rec import metrics, pipeline, ranking, scoring
+from bt4rec import metrics, pipeline, progress, ranking, scoring
 from bt4rec.tasks import Examples, Task
 
 _BLOCK = 512
@@ -39,7 +39,8 @@ def rank_examples(
   """
   ranks, log_probabilities = np.empty((2, len(examples)), np.float32)
   starts = examples.starts(task.dataset.offsets)
-  for rows, real in pipeline.padded_blocks(len(examples), _BLOCK):
+  blocks = pipeline.padded_blocks(len(examples), _BLOCK)
+  for rows, real in progress.track('rank', len(examples), blocks):
     if exclude_seen:
       seen = ranking.seen_items(
         task.dataset.items, starts[rows], examples.ends[rows]
@@ -70,7 +71,8 @@ def classify_examples(
     1 where the best class is right.
   """
   logits = np.empty((len(examples), task.num_classes), np.float32)
-  for rows, real in pipeline.padded_blocks(len(examples), _BLOCK):
+  blocks = pipeline.padded_blocks(len(examples), _BLOCK)
+  for rows, real in progress.track('classify', len(examples), blocks):
     logits[rows[:real]] = query(rows)[:real]
   log_probability = np.asarray(jax.nn.log_softmax(logits.astype(np.float64)))
   best = logits.argmax(axis=1)

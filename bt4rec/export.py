@@ -17,6 +17,7 @@ from bt4rec import (
   embedding_files,
   encode,
   provenance,
+  summary,
   vocabulary,
   workdir,
 )
@@ -49,7 +50,7 @@ def export(
     overrides: Dotted fields of the config -> values other than the workdir's.
 
   Returns:
-    What was written.
+    What was written, and how to look at it.
 
   Raises:
     InputError: If the workdir, the data or the paths are not valid.
@@ -76,20 +77,28 @@ def export(
     **{key: encoder.meta[key] for key in encoder.meta if key != 'selection'},
     **provenance.describe(),
   }
-  written = []
+  written = {}
   if serving:
     serving_lib.save(encoder, serving, platforms, source)
-    written.append(f'{serving}: encoder for {", ".join(platforms)}')
+    written[serving] = f'encoder for {", ".join(platforms)}'
   if output or items:
     dataset = _load(config, sequences)
   if output:
     _write_users(output, dataset, encoder, source)
-    written.append(f'{output}: {dataset.num_users} users x {encoder.dim}')
+    written[output] = f'{dataset.num_users} users x {encoder.dim}'
   if items:
     # For the titles; the items are those of the encoder.
     _write_items(items, dataset, encoder, source)
-    written.append(f'{items}: {len(encoder.item_ids)} items x {encoder.dim}')
-  return '\n'.join(written)
+    written[items] = f'{len(encoder.item_ids)} items x {encoder.dim}'
+  following = {
+    f'the first rows of {path}': workdir.python(
+      f'import pyarrow.parquet as pq; '
+      f'print(pq.read_table({path!r}).slice(0, 5).to_pylist())'
+    )
+    for path in (output, items)
+    if path
+  }
+  return summary.closing(written, following)
 
 
 def _load(config: ConfigDict, path: str) -> SequenceDataset:

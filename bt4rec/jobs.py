@@ -1,7 +1,9 @@
 """The kinds of job a config can ask for."""
 
 import contextlib
+import dataclasses
 import os
+from collections.abc import Callable
 
 import jax
 from absl import logging
@@ -10,10 +12,12 @@ from ml_collections import ConfigDict
 from bt4rec import (
   datasets,
   downstream,
+  model_card,
   pretrain,
   processes,
   report,
   study,
+  summary,
   tune,
   workdir,
 )
@@ -22,14 +26,47 @@ from bt4rec.errors import InputError, choose
 from bt4rec.tasks import TASKS
 
 
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """A kind of job.
+
+  Attributes:
+    run: Config, workdir, dataset -> the text to show.
+    following: The same -> what for -> the next command.
+  """
+
+  run: Callable[[ConfigDict, str, SequenceDataset], str]
+  following: Callable[[ConfigDict, str, SequenceDataset], dict[str, str]]
+
+
 def _pretrain(
   config: ConfigDict, directory: str, dataset: SequenceDataset
 ) -> str:
   pretrain.run(config, directory, dataset)
-  return (
-    f'encoder: {os.path.join(directory, "checkpoints")}\n'
-    f'next: {workdir.downstream_command(config, directory, "next_item")}'
-  )
+  return ''
+
+
+def _after_pretrain(
+  config: ConfigDict, directory: str, dataset: SequenceDataset
+) -> dict[str, str]:
+  del dataset
+  following = {
+    'what it is worth with labels: a probe on it': workdir.downstream_command(
+      config, directory, 'next_item'
+    ),
+    'embeddings of all users and items': workdir.program(
+      'bt4rec.export',
+      f'--workdir={directory}',
+      f'--output={os.path.join(directory, "users.parquet")}',
+      f'--items={os.path.join(directory, "items.parquet")}',
+    ),
+  }
+  events = os.path.join(directory, 'tensorboard')
+  if os.path.isdir(events):
+    following['curves and points (pip install tensorboard)'] = workdir.program(
+      'tensorboard.main', f'--logdir={events}'
+    )
+  return following
 
 
 def _downstream(
@@ -39,23 +76,70 @@ def _downstream(
   if not workdir.read_lines(results):
     result = downstream.run(config, directory, dataset)
     downstream.write_result(directory, result)
-  return f'{report.write_report(directory)}\nresult: {results}'
+  model_card.write_downstream(directory, dataset)
+  return report.write_report(directory)
+
+
+def _after_downstream(
+  config: ConfigDict, directory: str, dataset: SequenceDataset
+) -> dict[str, str]:
+  following = {
+    'this result in a table; add the workdirs of others': workdir.program(
+      'bt4rec.report', directory
+    )
+  }
+  holds_scorer = os.path.isdir(os.path.join(directory, 'checkpoints'))
+  if config.task == 'next_item' and holds_scorer and config.init_from:
+    items = dataset.catalogue.item_ids[:2].tolist()
+    following['recommendations for a user with these items'] = workdir.python(
+      f'import bt4rec; e = bt4rec.load_encoder({directory!r}); '
+      f'print(e.recommend([{items!r}], k=10))'
+    )
+  return following
 
 
 def _study(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
-  text = study.run(config, directory, dataset)
-  return f'{text}\nreport: {os.path.join(directory, "report.html")}'
+  return study.run(config, directory, dataset)
+
+
+def _after_study(
+  config: ConfigDict, directory: str, dataset: SequenceDataset
+) -> dict[str, str]:
+  del dataset
+  following = {
+    'the table; add the workdirs of other studies': workdir.program(
+      'bt4rec.report', directory
+    )
+  }
+  folder = os.path.join(directory, 'pretrain')
+  # The first of the grid.
+  for row in config.study.rows:
+    encoder = os.path.join(folder, f'{row}-{config.study.seeds[0]}')
+    if os.path.isdir(encoder):
+      following[f'embeddings of all users by {row}'] = workdir.program(
+        'bt4rec.export',
+        f'--workdir={encoder}',
+        f'--output={os.path.join(directory, "users.parquet")}',
+      )
+      break
+  return following
 
 
 def _tune(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
-  text = tune.run(config, directory, dataset)
-  return f'{text}\ntrials: {os.path.join(directory, "trials.jsonl")}'
+  return tune.run(config, directory, dataset)
+
+
+def _after_tune(
+  config: ConfigDict, directory: str, dataset: SequenceDataset
+) -> dict[str, str]:
+  del config, directory, dataset
+  return {}
 
 
 _JOBS = {
-  'pretrain': _pretrain,
-  'study': _study,
-  'tune': _tune,
+  'pretrain': _Job(_pretrain, _after_pretrain),
+  'study': _Job(_study, _after_study),
+  'tune': _Job(_tune, _after_tune),
 }
 
 
@@ -67,13 +151,13 @@ def run(config: ConfigDict, directory: str) -> str:
     directory: The output directory.
 
   Returns:
-    What to tell the user: results, paths, the next command.
+    What to tell the user: results, paths, the next commands.
 
   Raises:
     InputError: If the config or the data are not valid.
   """
   # Looked up now, so that a task added by the caller is one too.
-  tasks = dict.fromkeys(TASKS, _downstream)
+  tasks = dict.fromkeys(TASKS, _Job(_downstream, _after_downstream))
   job = choose('task', config.task, {**_JOBS, **tasks})
   if jax.process_count() > 1 and config.task != 'pretrain':
     raise InputError(
@@ -96,4 +180,7 @@ def run(config: ConfigDict, directory: str) -> str:
       dataset.catalogue.num_items,
       dataset.num_events,
     )
-    return job(config, directory, dataset)
+    text = job.run(config, directory, dataset)
+    following = job.following(config, directory, dataset)
+    closing = summary.closing(summary.of_workdir(directory), following)
+    return f'{text}\n{closing}' if text else closing

@@ -9,7 +9,7 @@ import os
 from absl import flags, logging
 from ml_collections import config_flags
 
-from bt4rec import command
+from bt4rec import command, help_text
 from bt4rec.errors import InputError
 
 _QUICKSTART = os.path.join(
@@ -21,11 +21,7 @@ _QUICKSTART = os.path.join(
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   _QUICKSTART,
-  'File with the config, and its argument after a colon. Files: '
-  'configs/quickstart.py, configs/pretrain.py:DATASET[,OBJECTIVE], '
-  'configs/downstream.py:DATASET,TASK, configs/study.py:DATASET[,SIZE], '
-  'configs/tune.py:DATASET,OBJECTIVE, '
-  'configs/reproduce.py:MODEL.',
+  'File with the config, and its argument after a colon.',
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
@@ -85,4 +81,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, help_text.jobs)

@@ -10,7 +10,7 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from bt4rec import command
+from bt4rec import command, datasets, help_text, summary, workdir
 from bt4rec.errors import InputError
 
 
@@ -41,7 +41,10 @@ def main(argv: list[str]) -> None:
     shards_folder=values.shards,
     beam_flags=beam_flags,
   )
-  print(f'--config.dataset.prepared={directory}')
+  group = datasets.prepared_config(values.config.dataset, directory)
+  following = {'pre-train an encoder': workdir.pretrain_command(group)}
+  written = {os.path.join(directory, 'dataset.json'): 'prepared arrays'}
+  print(summary.closing(written, following))
 
 
 if __name__ == '__main__':
@@ -67,4 +70,4 @@ if __name__ == '__main__':
     'Folder of this job alone that all workers can reach; default: the output '
     'directory.',
   )
-  command.run(main)
+  command.run(main, help_text.jobs)

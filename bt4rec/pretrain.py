@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+import os
 from typing import Any
 
 import jax
@@ -13,9 +13,11 @@ from ml_collections import ConfigDict
 
 from bt4rec import (
   co_occurrence,
+  embedding_projector,
   encode,
   evaluate,
   health,
+  model_card,
   optimizer,
   pipeline,
   plans,
@@ -156,6 +158,9 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
   tx = optimizer.make_optimizer(config.optimizer, schedule)
   tables = make_tables(config, dataset, visible, model)
+  observation = _Observation(
+    config, dataset, plain, plan, np.asarray(tables['log_q'])
+  )
   step_tables = dict(tables)
   if config.feed == 'device':
     step_tables['events'] = jnp.asarray(dataset.items)
@@ -188,7 +193,8 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
       'seed': config.seed,
     },
     evaluate=_Validation(plain, dataset, config, tables),
-    health=_make_health(config, dataset, plain, plan),
+    health=observation.health,
+    points=observation.points,
     **settings,
   )
 
@@ -220,42 +226,68 @@ def make_tables(
   return tables
 
 
-def _make_health(
-  config: ConfigDict,
-  dataset: SequenceDataset,
-  model: pretext.Pretraining,
-  plan: plans.PretrainPlan,
-) -> Callable[[TrainState], dict]:
-  """The verdict on the embeddings of the first windows of the training.
+class _Observation:
+  """What is looked at while it trains: the first windows of the training."""
 
-  Alignment is that of the older and the newer half of a window, whatever the
-  objective, so that objectives can be compared.
-  """
-  # Within an epoch nobody comes twice.
-  num_users = min(_HEALTH_WINDOWS, len(plan.users))
-  steps = [plan(step) for step in range(-(-num_users // config.batch_size))]
-  start, length = (
-    np.concatenate([rows[key] for rows in steps])[:num_users]
-    for key in ('start', 'length')
-  )
-  half = length // 2
-
-  def health_of(state: TrainState) -> dict:
-    encoder = encode.Encoder(
-      model.encoder,
-      state.params['encoder'],
-      dataset.catalogue.item_ids,
-      config.max_length,
-      {},
+  def __init__(
+    self,
+    config: ConfigDict,
+    dataset: SequenceDataset,
+    model: pretext.Pretraining,
+    plan: plans.PretrainPlan,
+    log_q: np.ndarray,
+  ):
+    # Within an epoch nobody comes twice.
+    num_users = min(_HEALTH_WINDOWS, len(plan.users))
+    steps = [plan(step) for step in range(-(-num_users // config.batch_size))]
+    self._start, self._length = (
+      np.concatenate([rows[key] for rows in steps])[:num_users]
+      for key in ('start', 'length')
     )
-    embed = functools.partial(encoder.embed_windows, dataset.items)
+    self._dataset = dataset
+    self._module, self._max_length = model.encoder, config.max_length
+    self._popular = embedding_projector.popular_items(log_q)
+
+  def health(self, state: TrainState) -> dict:
+    """The verdict on the embeddings.
+
+    Alignment is that of the older and the newer half of a window, whatever
+    the objective, so that objectives can be compared.
+    """
+    embed = functools.partial(
+      self._encoder(state).embed_windows, self._dataset.items
+    )
+    start, length = self._start, self._length
+    half = length // 2
     return health.report(
       embed(start, length),
       embed(start, half),
       embed(start + half, length - half),
     )
 
-  return health_of
+  def points(self, state: TrainState) -> dict[str, embedding_projector.Points]:
+    """The users of the windows, and the most popular items."""
+    encoder, dataset = self._encoder(state), self._dataset
+    users = encoder.embed_windows(dataset.items, self._start, self._length)
+    return {
+      'users': embedding_projector.user_points(
+        dataset, self._start, self._length, users
+      ),
+      'items': embedding_projector.item_points(
+        dataset.catalogue,
+        self._popular,
+        np.asarray(encoder.item_table[self._popular]),
+      ),
+    }
+
+  def _encoder(self, state: TrainState) -> encode.Encoder:
+    return encode.Encoder(
+      self._module,
+      state.params['encoder'],
+      self._dataset.catalogue.item_ids,
+      self._max_length,
+      {},
+    )
 
 
 def _feed(first_step, *, config, plan, items):
@@ -315,4 +347,12 @@ def run(config: ConfigDict, workdir: str, dataset: SequenceDataset) -> None:
   """
   if processes.is_first():
     vocabulary.save(workdir, dataset.catalogue)
-  train.fit(make_job(config, dataset), workdir)
+  job = make_job(config, dataset)
+  best, _ = train.fit(job, workdir)
+  if not processes.is_first():
+    return
+  if job.points and job.tensorboard:
+    embedding_projector.write(
+      os.path.join(workdir, 'tensorboard'), job.points(best)
+    )
+  model_card.write_pretraining(workdir, dataset)

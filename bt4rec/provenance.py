@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from bt4rec import workdir
 from bt4rec.errors import InputError
 
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -21,9 +22,9 @@ _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 def describe() -> dict:
   """Returns `commit`, `versions`, `device` and `command` of this process.
 
-  The commit is the one that pip installed from, or that of the checkout,
-  with '+dirty' where the tree has changes, or 'unknown'. The command is ''
-  where it is not one of ours.
+  The commit carries '+dirty' where the tree has changes. Outside of a git
+  checkout it is the one that pip installed from a git URL, or 'unknown'. The
+  command is '' where it is not one of ours.
   """
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   devices = jax.devices()
@@ -94,33 +95,44 @@ def _problem_of(needed: Requirement) -> list[str]:
   return []
 
 
+def record_session(directory: str, step: int) -> None:
+  """Notes in `sessions.jsonl` who trains a workdir from a step on.
+
+  Sessions that began at the step or later are cut: what they did is lost.
+  """
+  path = os.path.join(directory, 'sessions.jsonl')
+  workdir.keep_lines(path, lambda line: line['step'] < step)
+  workdir.append_line(path, {'step': step, **describe()})
+
+
 def _commit() -> str:
-  here = os.path.dirname(os.path.abspath(__file__))
-  installed = _installed_commit(here)
-  if installed:
-    return installed[:12]
+  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
   try:
-    commit = _git(here, 'rev-parse', '--short=12', 'HEAD')
-    changes = _git(here, 'status', '--porcelain', '--untracked-files=no')
+    # An installed package may lie in the checkout of another project.
+    if os.path.realpath(_git(root, 'rev-parse', '--show-toplevel')) == (
+      os.path.realpath(root)
+    ):
+      commit = _git(root, 'rev-parse', '--short=12', 'HEAD')
+      changes = _git(root, 'status', '--porcelain', '--untracked-files=no')
+      return commit + ('+dirty' if changes else '')
   except (OSError, subprocess.CalledProcessError):
-    return 'unknown'
-  return commit + ('+dirty' if changes else '')
+    pass
+  return _installed_commit(root)[:12] or 'unknown'
 
 
-def _installed_commit(package: str) -> str:
+def _installed_commit(root: str) -> str:
   """What pip noted of a git URL (PEP 610), '' if it installed from none.
 
-  It comes first: the environment may lie within another project's checkout.
-
   Args:
-    package: The folder this package is imported from.
+    root: The folder this package is imported from lies in it.
   """
   try:
     distribution = importlib.metadata.distribution('bt4rec')
   except importlib.metadata.PackageNotFoundError:
     return ''
-  if os.path.realpath(str(distribution.locate_file('bt4rec'))) != (
-    os.path.realpath(package)
+  # There may be an installation that is not in use.
+  if os.path.realpath(str(distribution.locate_file(''))) != (
+    os.path.realpath(root)
   ):
     return ''
   origin = json.loads(distribution.read_text('direct_url.json') or '{}')

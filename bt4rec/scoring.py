@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bt4rec import heads, pipeline, pretext, ranking, vocabulary
+from bt4rec import heads, pipeline, pretext, progress, ranking, vocabulary
 
 _BLOCK = 512
 
@@ -66,7 +66,8 @@ class ObjectiveScorer:
     """See `ItemScorer`."""
     queries = np.empty((len(start), self.model.encoder.dim), np.float32)
     width = self.model.encoder.max_length
-    for rows, real in pipeline.padded_blocks(len(start), _BLOCK):
+    blocks = pipeline.padded_blocks(len(start), _BLOCK)
+    for rows, real in progress.track('queries', len(start), blocks):
       items = pipeline.cut_windows(events, start[rows], length[rows], width)
       block = _query_block(self.model, self.params, items)
       queries[rows[:real]] = np.asarray(block)[:real]
@@ -99,7 +100,8 @@ class HeadScorer:
     """See `ItemScorer`."""
     table, _ = self.candidates()
     queries = np.empty((len(start), table.shape[1]), np.float32)
-    for rows, real in pipeline.padded_blocks(len(start), _BLOCK):
+    blocks = pipeline.padded_blocks(len(start), _BLOCK)
+    for rows, real in progress.track('queries', len(start), blocks):
       block = self.head(self.embed(events, start[rows], length[rows]))
       queries[rows[:real]] = np.asarray(block)[:real]
     return queries
@@ -137,7 +139,8 @@ def top_items(
   table, bias = scorer.candidates()
   best = np.empty((len(queries), k), np.int32)
   scores = np.empty((len(queries), k), np.float32)
-  for rows, real in pipeline.padded_blocks(len(queries), _BLOCK):
+  blocks = pipeline.padded_blocks(len(queries), _BLOCK)
+  for rows, real in progress.track('recommend', len(queries), blocks):
     if exclude_seen:
       seen = ranking.seen_items(
         histories.items, offsets[rows], offsets[rows + 1]

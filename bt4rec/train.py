@@ -13,9 +13,11 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import optimizer, plans, processes, train_step, writer
+from bt4rec import optimizer, plans, processes, provenance, train_step, writer
 from bt4rec.checkpoint import Checkpointer
+from bt4rec.embedding_projector import Points
 from bt4rec.errors import InputError, NonFiniteLossError
+from bt4rec.progress import Progress
 from bt4rec.train_state import TrainState
 
 _PREEMPTED = 128 + signal.SIGTERM
@@ -45,7 +47,8 @@ class Job:
     select: The one the best step is chosen by, by its smallest value if it is
       a loss and by its largest otherwise.
     health: State -> numbers and the verdict, or None.
-    health_every_steps: Period of `health`.
+    points: State -> embeddings for TensorBoard by name, or None.
+    health_every_steps: Period of `health` and `points`.
     tensorboard: Whether to write TensorBoard events.
     keep_steps: Steps whose checkpoints are made and kept besides.
     max_skipped_steps: Steps in a row that may be skipped, by a step that skips
@@ -68,6 +71,7 @@ class Job:
   evaluate: Callable[[TrainState], dict[str, float]]
   select: str = 'validation_loss'
   health: Callable[[TrainState], dict] | None = None
+  points: Callable[[TrainState], dict[str, Points]] | None = None
   health_every_steps: int = 0
   tensorboard: bool = True
   keep_steps: tuple[int, ...] = ()
@@ -115,7 +119,8 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
 
   Args:
     job: What to train.
-    workdir: Gets `metrics.jsonl`, `checkpoints/` and TensorBoard events.
+    workdir: Gets `metrics.jsonl`, `sessions.jsonl`, `checkpoints/` and
+      TensorBoard events.
 
   Returns:
     The best state by validation (the last one without validation data) and
@@ -130,9 +135,7 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
     stop = stack.enter_context(_stop_signal())
     checkpointer = None
     if processes.is_first():
-      checkpointer = Checkpointer(
-        workdir, job.keep_checkpoints, job.keep_steps
-      )
+      checkpointer = Checkpointer(workdir, job.keep_checkpoints, job.keep_steps)
       stack.enter_context(contextlib.closing(checkpointer))
     restored = _of_first(
       checkpointer.restore_latest(job.state) if checkpointer else None, job
@@ -153,6 +156,8 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
       restored is not None,
     )
     with contextlib.closing(run):
+      if not run.is_finished and processes.is_first():
+        provenance.record_session(workdir, int(state.step))
       run.train(stop)
     best = _of_first(
       checkpointer.restore_best(job.state) if checkpointer else None, job
@@ -203,18 +208,25 @@ class _Run:
       self._writer = writer.MetricsWriter(
         workdir, self._step if is_resumed else -1, job.tensorboard
       )
-    self._progress = writer.Progress(
+    self._progress = Progress(
       job.name, job.total_steps, self._step, job.batch_size
     )
-    self._pending: list[tuple[jax.Array, ...]] = []
+    # jax.Arrays, whose declared type lacks `is_ready`.
+    self._pending: list[tuple[Any, ...]] = []
+    self._num_ready = 0
     self._metrics: dict[str, jax.Array] = {}
+
+  @property
+  def is_finished(self) -> bool:
+    """Whether there is nothing left to train."""
+    return self._step >= self._job.total_steps or self._selection.stopped
 
   def train(self, stop: threading.Event) -> None:
     job = self._job
     batches = job.feed(self._step)
     if not self._is_resumed:
       self._evaluate_and_save()
-    while self._step < job.total_steps and not self._selection.stopped:
+    while not self.is_finished:
       batch = {**job.step.place_batch(next(batches)), **self._tables}
       self._state, self._metrics = job.step(self._state, batch)
       # They stay on the device until the next log: no sync per step.
@@ -223,8 +235,13 @@ class _Run:
         tuple(self._metrics[name] for name in names if name in self._metrics)
       )
       self._step += 1
+      self._progress.advance(self._finished_step())
       last = self._step == job.total_steps
-      if last or self._step % job.log_every_steps == 0:
+      if (
+        last
+        or self._is_due(job.log_every_steps)
+        or (job.health and self._is_due(job.health_every_steps))
+      ):
         self._log()
       if last or self._step % job.eval_every_steps == 0:
         self._evaluate_and_save()
@@ -234,7 +251,7 @@ class _Run:
         self._save()
       if self._should_stop(stop):
         self._save()
-        self._wait()
+        self._wait_for_checkpoint()
         logging.warning(
           '%s: stopped by SIGTERM at step %d; the state is saved, the same '
           'command continues.',
@@ -246,9 +263,10 @@ class _Run:
       raise AssertionError(
         f'the step was traced {job.step.num_traces} times: a shape changed.'
       )
-    self._wait()
+    self._wait_for_checkpoint()
 
   def close(self) -> None:
+    self._progress.close()
     if self._writer:
       self._writer.close()
 
@@ -261,16 +279,33 @@ class _Run:
     if self._writer:
       self._writer.write(self._step, metrics)
 
-  def _wait(self) -> None:
+  def _wait_for_checkpoint(self) -> None:
     if self._checkpointer:
       self._checkpointer.wait()
 
   def _is_due(self, period: int) -> bool:
     return bool(period) and self._step % period == 0
 
+  def _finished_step(self) -> int:
+    """The last step the device is done with; does not wait for it."""
+    pending = self._pending
+    while (
+      self._num_ready < len(pending) and pending[self._num_ready][0].is_ready()
+    ):
+      self._num_ready += 1
+    return self._step - len(pending) + self._num_ready
+
+  def _wait(self) -> None:
+    """Waits for the device, step by step, so that the bar goes on."""
+    for loss, *_ in self._pending[self._num_ready :]:
+      loss.block_until_ready()
+      self._progress.advance(self._finished_step())
+
   def _check_finite(self) -> None:
+    self._wait()
     first = self._step - len(self._pending) + 1
     pending, self._pending = jax.device_get(self._pending), []
+    self._num_ready = 0
     for step, numbers in enumerate(pending, start=first):
       # Under pmap each comes once per device, all equal.
       loss, update_norm, *skipped = (
@@ -319,7 +354,10 @@ class _Run:
       metrics['skipped_steps'] = self._skipped.total
     metrics |= self._progress.rate(self._step)
     if self._job.health and self._is_due(self._job.health_every_steps):
-      metrics |= self._job.health(self._job.step.unreplicate(self._state))
+      state = self._job.step.unreplicate(self._state)
+      metrics |= self._job.health(state)
+      if self._writer and self._job.points and self._job.tensorboard:
+        self._writer.write_points(self._step, self._job.points(state))
       logging.info(
         '%s: step %d: %s (effective rank %.1f)',
         self._job.name,
@@ -328,6 +366,7 @@ class _Run:
         metrics['effective_rank'],
       )
     self._write(metrics)
+    self._progress.note({'loss': metrics['loss']})
     self._progress.show(self._step, metrics)
 
   def _evaluate_and_save(self) -> None:
@@ -349,6 +388,7 @@ class _Run:
     value = numbers[select]
     self._require_finite(select.replace('_', ' '), value, self._step)
     self._write(numbers)
+    self._progress.note({'validation': value})
     if not select.endswith('loss'):
       value = -value  # Lower is better, for the checkpoints too.
     self._selection.update(value, self._step, self._job.patience)

@@ -5,6 +5,8 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 
 from absl import logging
@@ -17,6 +19,7 @@ _FREE_KEYS = (
   'log_every_steps',
   'health_every_steps',
   'keep_checkpoints',
+  'tensorboard',
   'feed',
   'parallelism',
   'dataset.path',
@@ -121,23 +124,67 @@ def downstream_command(config: ConfigDict, init_from: str, task: str) -> str:
     init_from: Workdir of the encoder.
     task: The downstream task.
   """
+  return program(
+    'bt4rec.main',
+    f'--config=configs/downstream.py:{config.dataset.name},{task}',
+    *_dataset_flags(config.dataset),
+    f'--config.init_from={init_from}',
+    f'--workdir={init_from}-{task}',
+  )
+
+
+def pretrain_command(group: ConfigDict) -> str:
+  """The command of a pre-training.
+
+  Args:
+    group: The group `dataset` of a config.
+  """
+  return program(
+    'bt4rec.main',
+    f'--config=configs/pretrain.py:{group.name}',
+    *_dataset_flags(group),
+    f'--workdir={os.path.join("runs", group.name)}',
+  )
+
+
+def _dataset_flags(group: ConfigDict) -> list[str]:
+  """The flags for the fields of the group `dataset` that are no defaults."""
   from configs import base  # The defaults; nothing else here needs them.
 
   defaults = _flatten(base.get_config().dataset.to_dict())
-  flags = [
+  return [
     f'--config.dataset.{key}={value}'
-    for key, value in _flatten(config.dataset.to_dict()).items()
+    for key, value in _flatten(group.to_dict()).items()
     if key != 'name' and value != defaults.get(key)
   ]
-  return shlex.join(
-    [
-      'launch/run.sh',
-      f'--config=configs/downstream.py:{config.dataset.name},{task}',
-      *flags,
-      f'--config.init_from={init_from}',
-      f'--workdir={init_from}-{task}',
-    ]
-  )
+
+
+def program(module: str, *flags: str) -> str:
+  """A command line that works where this process was started.
+
+  Args:
+    module: Which command: 'bt4rec.main', 'bt4rec.export', ...
+    *flags: Its flags.
+  """
+  here, root = os.getcwd(), os.path.dirname(os.path.dirname(__file__))
+  script = os.path.join('launch', 'run.sh')
+  is_checkout = os.path.realpath(here) == os.path.realpath(root)
+  if module == 'bt4rec.main' and is_checkout and os.path.isfile(script):
+    return shlex.join([script, *flags])
+  return shlex.join([_interpreter(), '-m', module, *flags])
+
+
+def python(code: str) -> str:
+  """A command line that runs a line of Python."""
+  return shlex.join([_interpreter(), '-c', code])
+
+
+def _interpreter() -> str:
+  """How to call this Python from here, as short as it can be."""
+  path, here = sys.executable, os.path.join(os.getcwd(), '')
+  if shutil.which('python') == path:
+    return 'python'
+  return path.removeprefix(here)
 
 
 def _complete(tree: dict, defaults: dict) -> dict:

@@ -1,19 +1,12 @@
-"""Where the metrics of a run go: the screen, metrics.jsonl, TensorBoard."""
+"""Where the metrics of a run go: metrics.jsonl and TensorBoard."""
 
 import json
 import os
 import time
 
-from absl import logging
-
+from bt4rec import embedding_projector
 from bt4rec import workdir as workdir_lib
-
-
-def format_seconds(seconds: float) -> str:
-  """12345 -> '3:25:45'."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours}:{minutes:02d}:{seconds:02d}'
+from bt4rec.embedding_projector import Points
 
 
 class MetricsWriter:
@@ -29,6 +22,11 @@ class MetricsWriter:
   def __init__(self, workdir: str, step: int, tensorboard: bool = True):
     path = os.path.join(workdir, 'metrics.jsonl')
     workdir_lib.keep_lines(path, lambda line: line['step'] <= step)
+    before = [
+      0.0,
+      *(x.get('seconds', 0.0) for x in workdir_lib.read_lines(path)),
+    ][-1]
+    self._begin = time.monotonic() - before
     self._file = open(path, 'a')
     self._events = None
     if tensorboard:
@@ -39,8 +37,17 @@ class MetricsWriter:
       )
 
   def write(self, step: int, metrics: dict) -> None:
-    """Writes numbers and short texts under their names."""
-    self._file.write(json.dumps({'step': step, **metrics}) + '\n')
+    """Writes numbers and short texts under their names.
+
+    A line also has `seconds`, those of the training so far: of all sessions
+    together, without steps that were lost.
+    """
+    line = {
+      'step': step,
+      'seconds': round(time.monotonic() - self._begin, 3),
+      **metrics,
+    }
+    self._file.write(json.dumps(line) + '\n')
     self._file.flush()
     if self._events is None:
       return
@@ -50,55 +57,21 @@ class MetricsWriter:
       else:
         self._events.add_scalar(name, value, step)
 
+  def write_points(self, step: int, points: dict[str, Points]) -> None:
+    """Gives TensorBoard embeddings: histograms of all, the newest as points.
+
+    Args:
+      step: The step.
+      points: Name, such as 'users', -> the embeddings.
+    """
+    if self._events is None:
+      return
+    for name, shown in points.items():
+      self._events.add_histogram(f'embeddings/{name}', shown.vectors, step)
+    embedding_projector.write(self._events.logdir, points)
+
   def close(self) -> None:
     """Writes what is left."""
     self._file.close()
     if self._events is not None:
       self._events.close()
-
-
-class Progress:
-  """Lines on the screen with rate and time left.
-
-  Args:
-    name: What is running.
-    total: Number of steps in all.
-    first: Step it starts from.
-    unit_per_step: Sequences per step, for the rate.
-  """
-
-  def __init__(self, name: str, total: int, first: int, unit_per_step: int):
-    self._name = name
-    self._total = total
-    self._unit = unit_per_step
-    self._last = self._start = (first, time.monotonic())
-    # The first interval compiles; the estimate starts after it.
-    self._is_first = True
-
-  def rate(self, step: int) -> dict[str, float]:
-    """Sequences per second since the last call, and seconds left."""
-    now = (step, time.monotonic())
-    recent, speed = _speed(self._last, now), _speed(self._start, now)
-    self._last = now
-    if self._is_first:
-      self._start, self._is_first = now, False
-    return {
-      'sequences_per_second': recent * self._unit,
-      'eta_seconds': (self._total - step) / max(speed, 1e-9),
-    }
-
-  def show(self, step: int, metrics: dict) -> None:
-    """Prints a line."""
-    numbers = ' '.join(
-      f'{name} {value:.4g}'
-      for name, value in metrics.items()
-      if name != 'eta_seconds' and not isinstance(value, str)
-    )
-    left = metrics.get('eta_seconds')
-    eta = '' if left is None else f' ETA {format_seconds(left)}'
-    logging.info('%s %d/%d %s%s', self._name, step, self._total, numbers, eta)
-
-
-def _speed(before: tuple[int, float], now: tuple[int, float]) -> float:
-  """Steps per second between two (step, seconds)."""
-  return (now[0] - before[0]) / max(now[1] - before[1], 1e-9)

@@ -90,7 +90,7 @@ def _options() -> dict[str, dict]:
   }
 
 
-_SETS = {'grid': _grid, 'options': _options}
+SETS = {'grid': _grid, 'options': _options}
 
 
 def get_config(arg: str = 'synthetic') -> ConfigDict:
@@ -103,7 +103,7 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   config = study.get_config(dataset)
   config.objective = 'barlow_twins'
   config.evaluate_test = False
-  variants = _SETS[presets.pick('set', name or 'grid', _SETS)]()
+  variants = SETS[presets.pick('set', name or 'grid', SETS)]()
   config.study.pretrainings = ConfigDict(variants)
   config.study.rows = ('random', *variants)
   config.study.finetune = ()

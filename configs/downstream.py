@@ -28,9 +28,7 @@ def get_config(arg: str = 'synthetic,next_item') -> ConfigDict:
   presets.set_dataset(config, dataset)
   config.task = presets.pick('task', task, presets.TASKS)
   config.protocol = presets.pick(
-    'protocol',
-    protocol or 'probe',
-    ('probe', 'finetune', 'scratch', 'direct', 'majority', 'oracle'),
+    'protocol', protocol or 'probe', presets.PROTOCOLS
   )
   config.update(presets.protocols().get(config.protocol, {}))
   return config

@@ -4,6 +4,14 @@ from ml_collections import ConfigDict
 
 DATASETS = ('synthetic', 'ml1m', 'ml20m', 'yelp', 'logs')
 TASKS = ('next_item', 'next_category', 'favorite_category')
+PROTOCOLS = (
+  'probe',
+  'finetune',
+  'scratch',
+  'direct',
+  'majority',
+  'oracle',
+)
 
 
 def pick(kind: str, name: str, valid) -> str:

@@ -25,7 +25,7 @@ from configs import base, presets
 # 6,040 users in batches of 128.
 _STEPS_PER_EPOCH = 48
 # Model -> what it overrides besides the settings that all share.
-_MODELS = {
+MODELS = {
   'next_item': {},
   'next_item_sampled': {
     'item_loss': {'num_negatives': 3_000, 'log_q_correction': False},
@@ -49,7 +49,7 @@ def get_config(arg: str = 'next_item') -> ConfigDict:
   """
   config = base.get_config()
   presets.set_dataset(config, 'ml1m')
-  name = presets.pick('model', arg, _MODELS)
+  name = presets.pick('model', arg, MODELS)
   config.update(presets.pretrainings()[name])
   config.label = name
   config.pretrain_scope = 'leave_two_out'
@@ -74,5 +74,5 @@ def get_config(arg: str = 'next_item') -> ConfigDict:
   config.log_every_steps = _STEPS_PER_EPOCH
   config.patience = 10
   config.select_by = 'ndcg@10'
-  config.update(_MODELS[name])
+  config.update(MODELS[name])
   return config

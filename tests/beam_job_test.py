@@ -510,7 +510,8 @@ class TestCommand:
       '--direct_running_mode=in_memory',
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f'--config.dataset.prepared={output}\n'
+    assert f'  {output}/dataset.json  (prepared arrays)\n' in done.stdout
+    assert f'--config.dataset.prepared={output}' in done.stdout
     assert sequences.load(str(output)).items.tolist() == [1, 2]
     header = json.loads((output / 'dataset.json').read_text())
     assert header['origin']['rows_read'] == 2

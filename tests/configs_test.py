@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bt4rec import datasets, jobs, pretext
+from bt4rec import datasets, jobs, pretext, protocols
 from bt4rec.datasets import synthetic
 from bt4rec.pretext import OBJECTIVES
 from bt4rec.tasks import TASKS
@@ -38,7 +38,7 @@ def test_every_argument_gives_a_config_with_the_fields_of_base(dataset):
     assert set(config.keys()) == fields | {'study'}
 
 
-@pytest.mark.parametrize('model', reproduce._MODELS)
+@pytest.mark.parametrize('model', reproduce.MODELS)
 def test_a_reproduction_overrides_existing_fields_only(model):
   config = reproduce.get_config(model)
   fields = base.get_config()
@@ -54,6 +54,7 @@ def test_names_in_configs_are_the_names_in_the_code():
   # Config files import nothing of the package, so the names stand twice.
   assert set(presets.TASKS) == set(TASKS)
   assert set(presets.DATASETS) == set(datasets._SOURCES)
+  assert set(presets.PROTOCOLS) == set(protocols.PROTOCOLS)
   for overrides in presets.pretrainings().values():
     assert overrides['objective'] in OBJECTIVES
   for config in (
@@ -93,7 +94,7 @@ def test_every_field_of_base_has_a_comment():
 _PLAIN = ('b1', 'b2', 'seed')
 
 
-@pytest.mark.parametrize('name', ablation._SETS)
+@pytest.mark.parametrize('name', ablation.SETS)
 def test_an_ablation_never_sees_the_test_split(name):
   config = ablation.get_config(f'ml1m,{name}')
   fields = set(base.get_config().keys())

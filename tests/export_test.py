@@ -46,7 +46,7 @@ class TestUsers:
     directory, dataset = pretrained
     path = str(tmp_path / 'new folder' / 'users.parquet')
     text = export_lib.export(directory, output=path)
-    assert text == f'{path}: 40 users x 12'
+    assert f'  {path}  (40 users x 12)\n' in text
     table = pq.read_table(path)
     assert table.schema.names == ['user_id', 'embedding']
     assert table.schema.field('user_id').type == pa.int64()
@@ -203,7 +203,7 @@ class TestCommand:
     path = tmp_path / 'users.parquet'
     done = _run(f'--workdir={pretrained[0]}', f'--output={path}')
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f'{path}: 40 users x 12\n'
+    assert f'  {path}  (40 users x 12)\n' in done.stdout
     assert 'export user_id 40/40' in done.stderr and 'ETA' in done.stderr
     assert pq.read_metadata(path).num_rows == 40
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -21,15 +22,25 @@ _SMALL = (
   '--config.log_every_steps=2',
   '--config.optimizer.warmup_steps=1',
   '--config.feed=device',
+  # Quick to compile.
+  '--config.packing.enabled=False',
+  "--config.augment.order=('mask',)",
 )
 
 
-def _run(*arguments, devices=1, **environment):
-  flags = f'--xla_force_host_platform_device_count={devices}'
+def _environment(devices=1):
+  flags = (
+    f'--xla_force_host_platform_device_count={devices} '
+    f'--xla_backend_optimization_level=0'
+  )
+  return {**os.environ, 'XLA_FLAGS': flags}
+
+
+def _run(*arguments, devices=1, module='bt4rec.main', folder=_ROOT):
   return subprocess.run(
-    [sys.executable, '-m', 'bt4rec.main', *arguments],
-    cwd=_ROOT,
-    env={**os.environ, 'XLA_FLAGS': flags, **environment},
+    [sys.executable, '-m', module, *arguments],
+    cwd=folder,
+    env={**_environment(devices), 'PYTHONPATH': str(_ROOT)},
     capture_output=True,
     text=True,
     timeout=300,
@@ -83,6 +94,108 @@ def test_bad_flags_get_one_sentence(arguments, words):
   sentence = _sentence(_run(*arguments))
   for word in words:
     assert word in sentence
+
+
+class TestHelp:
+  @pytest.mark.parametrize('flag', ['--help', '--helpshort', '-h'])
+  def test_lists_configs_names_flags_and_statuses(self, flag):
+    done = _run(flag)
+    assert done.returncode == 0
+    for words in (
+      'configs/pretrain.py:DATASET',
+      'TASK: next_item',
+      'barlow_twins',
+      'exit status:',
+      '--workdir: ',
+    ):
+      assert words in done.stdout, words
+
+  @pytest.mark.parametrize('name', ['export', 'describe', 'prepare'])
+  def test_of_other_commands_has_their_flags(self, name):
+    done = _run('--help', module=f'bt4rec.{name}')
+    assert done.returncode == 0
+    assert '--output: ' in done.stdout and 'exit status:' in done.stdout
+
+
+class TestElsewhere:
+  def test_configs_are_found_beside_the_package(self, tmp_path):
+    # Another package of that name, as projects have them.
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / '__init__.py').write_text('raise ValueError')
+    for flags in (
+      ['--config=configs/pretrain.py:ml2m'],
+      ['--config', 'configs/pretrain.py:ml2m'],
+    ):
+      sentence = _sentence(_run(*flags, folder=tmp_path))
+      assert "unknown dataset 'ml2m'" in sentence
+
+  def test_a_config_of_the_user_is_taken_first(self, tmp_path):
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / 'pretrain.py').write_text(
+      'from configs import presets\n'
+      'def get_config(arg):\n'
+      "  raise ValueError(f'mine, {presets.TASKS[0]}, {arg}')\n"
+    )
+    done = _run('--config=configs/pretrain.py:x', folder=tmp_path)
+    assert 'mine, next_item, x' in _sentence(done)
+
+
+@pytest.fixture(name='start')
+def _start(tmp_path):
+  """Starts a pre-training without end; none outlives the test."""
+  processes = []
+
+  def start():
+    process = subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'bt4rec.main', f'--workdir={tmp_path}'),
+        *('--config=configs/pretrain.py:synthetic', *_SMALL),
+        '--config.total_steps=1000000',
+      ],
+      cwd=_ROOT,
+      env=_environment(),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    processes.append(process)
+    for line in process.stderr:
+      if 'ETA' in line:
+        return process
+    raise AssertionError(process.stderr)
+
+  yield start
+  for process in processes:
+    process.kill()
+
+
+class TestStatus:
+  @pytest.mark.parametrize(
+    'sent, status, words',
+    [
+      (signal.SIGINT, 130, 'interrupted; the same command continues.'),
+      (signal.SIGTERM, 143, 'the state is saved, the same command continues.'),
+    ],
+  )
+  def test_of_a_stopped_job(self, start, sent, status, words):
+    process = start()
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == status, errors
+    assert words in errors and 'Traceback' not in errors
+
+  def test_of_a_failed_training(self, tmp_path):
+    done = _run(
+      '--config=configs/pretrain.py:synthetic',
+      f'--workdir={tmp_path}',
+      *_SMALL,
+      '--config.optimizer.learning_rate=1e38',
+      '--config.optimizer.clip_norm=0.0',
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith('bt4rec: ') and 'lower optimizer' in last
+    assert 'Traceback' not in done.stderr
 
 
 class TestJobs:
@@ -145,8 +258,13 @@ class TestJobs:
     )
     done = _run(*arguments)
     assert done.returncode == 0, done.stderr
-    assert 'next: launch/run.sh' in done.stdout
+    for name in ('README.md', 'checkpoints', 'metrics.jsonl', 'tensorboard'):
+      assert f'  {tmp_path}/{name}  (' in done.stdout
+    card = (tmp_path / 'README.md').read_bytes()
+    assert '\n  launch/run.sh --config=configs/downstream.py' in done.stdout
     sentence = _sentence(_run(*arguments, '--config.seed=7'))
     assert 'seed was 0, is 7' in sentence
     again = _run(*arguments)
     assert again.returncode == 0 and 'resumed at step 4' in again.stderr
+    assert again.stdout == done.stdout
+    assert (tmp_path / 'README.md').read_bytes() == card

@@ -1,12 +1,13 @@
-"""Bounds of versions, and the commit of an installation."""
+"""Bounds of versions, the commit of results, the sessions of a workdir."""
 
 import json
 import platform
+import subprocess
 import types
 
 import pytest
 
-from bt4rec import provenance
+from bt4rec import provenance, workdir
 from bt4rec.errors import InputError
 
 
@@ -82,15 +83,81 @@ class TestCheckVersions:
       provenance.check_versions('nowhere-to-be-found')
 
 
+def _git(folder, *arguments):
+  name = ('-c', 'user.name=a', '-c', 'user.email=a@b')
+  return subprocess.run(
+    ['git', *name, '-C', str(folder), *arguments],
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout.strip()
+
+
+@pytest.fixture(name='checkout')
+def _checkout(tmp_path):
+  """A git checkout with one commit of one file."""
+  _git(tmp_path, 'init', '-q')
+  (tmp_path / 'file').write_text('a')
+  _git(tmp_path, 'add', 'file')
+  _git(tmp_path, 'commit', '-q', '-m', 'first')
+  return tmp_path
+
+
+@pytest.fixture(name='use')
+def _use(monkeypatch):
+  """Takes the package to be imported from a folder."""
+  return lambda root: monkeypatch.setattr(
+    provenance, '__file__', str(root / 'bt4rec' / 'provenance.py')
+  )
+
+
+_ORIGIN = json.dumps(
+  {
+    'url': 'https://host/bt4rec.git',
+    'vcs_info': {'vcs': 'git', 'commit_id': '0123456789abcdef0123'},
+  }
+)
+
+
 class TestCommit:
-  def test_is_the_one_that_pip_installed_from(
-    self, install, tmp_path, monkeypatch
+  def test_of_a_checkout_says_whether_it_was_changed(self, checkout, use):
+    use(checkout)
+    commit = _git(checkout, 'rev-parse', '--short=12', 'HEAD')
+    assert provenance._commit() == commit
+    (checkout / 'file').write_text('b')
+    assert provenance._commit() == f'{commit}+dirty'
+
+  def test_of_another_project_around_it_is_not_taken(self, checkout, use):
+    packages = checkout / '.venv' / 'site-packages'
+    packages.mkdir(parents=True)
+    use(packages)
+    assert provenance._commit() == 'unknown'
+
+  def test_of_an_installation_from_git_is_what_pip_recorded(
+    self, install, tmp_path, use
   ):
-    origin = {'vcs_info': {'vcs': 'git', 'commit_id': 'abcdef0123456789'}}
-    install('bt4rec', '0.1.0', direct_url=json.dumps(origin))
-    (tmp_path / 'bt4rec').mkdir()
-    module = str(tmp_path / 'bt4rec' / 'provenance.py')
-    # Not the one of an installation that is not in use.
-    assert not provenance.describe()['commit'].startswith('abcdef')
-    monkeypatch.setattr(provenance, '__file__', module)
-    assert provenance.describe()['commit'] == 'abcdef012345'
+    install('bt4rec', '0.1.0', direct_url=_ORIGIN)
+    use(tmp_path)
+    assert provenance._commit() == '0123456789ab'
+
+  def test_of_an_installation_that_is_not_in_use_is_not_taken(
+    self, install, tmp_path, use
+  ):
+    install('bt4rec', '0.1.0', direct_url=_ORIGIN)
+    use(tmp_path / 'elsewhere')
+    assert provenance._commit() == 'unknown'
+
+  def test_of_an_installed_folder_is_unknown(self, install, tmp_path, use):
+    install(
+      'bt4rec', '0.1.0', direct_url='{"url": "file:///a", "dir_info": {}}'
+    )
+    use(tmp_path)
+    assert provenance._commit() == 'unknown'
+
+
+def test_sessions_whose_steps_were_lost_are_cut(tmp_path, monkeypatch):
+  for step, commit in ((0, 'a'), (10, 'b'), (20, 'c'), (10, 'd')):
+    monkeypatch.setattr(provenance, 'describe', lambda c=commit: {'commit': c})
+    provenance.record_session(str(tmp_path), step)
+  lines = workdir.read_lines(str(tmp_path / 'sessions.jsonl'))
+  assert lines == [{'step': 0, 'commit': 'a'}, {'step': 10, 'commit': 'd'}]

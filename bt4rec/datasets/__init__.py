@@ -18,7 +18,13 @@ from bt4rec.datasets import (
 from bt4rec.datasets.sequences import Catalogue, SequenceDataset
 from bt4rec.errors import InputError, choose
 
-__all__ = ['Catalogue', 'SequenceDataset', 'load', 'synthetic_world']
+__all__ = [
+  'Catalogue',
+  'SequenceDataset',
+  'load',
+  'prepared_config',
+  'synthetic_world',
+]
 
 
 def load(config: ConfigDict) -> SequenceDataset:
@@ -73,6 +79,22 @@ def check_options(config: ConfigDict) -> None:
     chosen.describes if config.prepared else chosen.reads,
     {name: source.reads for name, source in _SOURCES.items()},
   )
+
+
+def prepared_config(config: ConfigDict, directory: str) -> ConfigDict:
+  """The group `dataset` for prepared arrays of what a config reads.
+
+  Args:
+    config: The group `dataset` that the arrays were made with.
+    directory: Where they lie.
+  """
+  from configs import base  # As in `options`.
+
+  prepared = base.get_config().dataset
+  prepared.name, prepared.prepared = config.name, directory
+  for group in _SOURCES[config.name].describes:
+    prepared[group].update(config[group])
+  return prepared
 
 
 def _log_origin(dataset: SequenceDataset) -> None:
