@@ -1,6 +1,5 @@
 """Flax modules: sequence encoders, projector and head."""
 
-import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -8,11 +7,17 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bt4rec import packing
+from bt4rec import blocks, packing
 from bt4rec.errors import InputError, choose
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-_POOLINGS = ('mean', 'last', 'class_token')
+# Field of the config group `encoder` -> the valid names.
+_CHOICES = {
+  'pooling': ('mean', 'last', 'class_token'),
+  'norm': tuple(blocks.NORMS),
+  'mlp': tuple(blocks.MLPS),
+  'positions': blocks.POSITIONS,
+}
 _EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
 
 
@@ -32,57 +37,12 @@ class ItemTable(nn.Module):
     return self.embedding[items]
 
 
-class Attention(nn.Module):
-  """Multi-head self-attention."""
-
-  num_heads: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """`x` [batch, length, dim], `mask` broadcast to [batch, 1, query, key]."""
-    dim = x.shape[-1]
-    qkv = nn.DenseGeneral(
-      (3, self.num_heads, dim // self.num_heads), dtype=self.dtype, name='qkv'
-    )(x)  # [batch, length, 3, num_heads, head_dim]
-    query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-    # The softmax inside is computed in float32.
-    mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
-    return nn.DenseGeneral(dim, axis=(-2, -1), dtype=self.dtype, name='out')(
-      mixed
-    )
-
-
-class Block(nn.Module):
-  """Pre-LN transformer block, Xiong et al. (2020), arXiv 2002.04745."""
-
-  num_heads: int
-  mlp_ratio: int
-  dropout: float
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-    """[batch, length, dim] -> [batch, length, dim]."""
-    drop = functools.partial(
-      nn.Dropout(self.dropout, deterministic=not train).__call__
-    )
-    # Norms compute in float32 whatever the dtype of the matmuls.
-    y = nn.LayerNorm(name='attention_norm')(x)
-    x = x + drop(
-      Attention(self.num_heads, self.dtype, name='attention')(y, mask)
-    )
-    y = nn.LayerNorm(name='mlp_norm')(x)
-    y = nn.Dense(x.shape[-1] * self.mlp_ratio, dtype=self.dtype, name='up')(y)
-    y = nn.Dense(x.shape[-1], dtype=self.dtype, name='down')(nn.gelu(y))
-    return x + drop(y)
-
-
 class TransformerEncoder(nn.Module):
-  """Pre-LN transformer over a user's items, pooled to one vector.
+  """Pre-norm transformer over a user's items, pooled to one vector.
 
-  Positions are counted back from the newest item, so they mean recency and do
-  not depend on the amount of padding.
+  Learned positions are counted back from the newest item, so they mean recency
+  and do not depend on the amount of padding. The other kinds are distances of
+  two items, see `positions`.
 
   Attributes:
     vocabulary_size: Rows of the item table: padding 0, items, mask token.
@@ -90,11 +50,14 @@ class TransformerEncoder(nn.Module):
     dim: Width of the embeddings and of the output.
     num_layers: Number of blocks.
     num_heads: Number of attention heads, a divisor of `dim`.
-    mlp_ratio: Width of a block's MLP, in multiples of `dim`.
+    mlp_ratio: Width of a block's plain MLP, in multiples of `dim`.
     dropout: Dropout rate after the embedding and inside each block.
     causal: Whether an item attends only to earlier ones.
     pooling: 'mean' over the real items, 'last' item, or 'class_token'.
     dtype: Type of the matrix products; everything else is float32.
+    norm: One of `blocks.NORMS`.
+    mlp: One of `blocks.MLPS`.
+    positions: One of `blocks.POSITIONS`.
   """
 
   vocabulary_size: int
@@ -107,22 +70,36 @@ class TransformerEncoder(nn.Module):
   causal: bool = False
   pooling: str = 'mean'
   dtype: jnp.dtype = jnp.float32
+  # What configs of before these choices have.
+  norm: str = 'layer_norm'
+  mlp: str = 'gelu'
+  positions: str = 'learned'
 
   def setup(self):
     self.item_table = ItemTable(self.vocabulary_size, self.dim)
-    self.position_embedding = self.param(
-      'position_embedding', _EMBEDDING_INIT, (self.max_length, self.dim)
-    )
+    if self.positions == 'learned':
+      self.position_embedding = self.param(
+        'position_embedding', _EMBEDDING_INIT, (self.max_length, self.dim)
+      )
     if self.pooling == 'class_token':
       self.class_embedding = self.param(
         'class_embedding', _EMBEDDING_INIT, (self.dim,)
       )
     self.drop = nn.Dropout(self.dropout)
     self.blocks = [
-      Block(self.num_heads, self.mlp_ratio, self.dropout, self.dtype)
+      blocks.Block(
+        self.num_heads,
+        self.mlp_ratio,
+        self.dropout,
+        self.dtype,
+        self.norm,
+        self.mlp,
+        self.positions,
+        self.causal,
+      )
       for _ in range(self.num_layers)
     ]
-    self.final_norm = nn.LayerNorm()
+    self.final_norm = blocks.NORMS[self.norm]()
 
   def __call__(
     self,
@@ -178,8 +155,10 @@ class TransformerEncoder(nn.Module):
     position = jnp.arange(items.shape[1])[None]
     rows = packing.arrangement(items > 0, layout)
     items = rows.arrange(items)  # [num_rows, row_length]
-    age = rows.arrange(jnp.clip(length - 1 - position, 0, self.max_length - 1))
-    x = self.item_table(items) + self.position_embedding[age]
+    x = self.item_table(items)
+    if self.positions == 'learned':
+      age = jnp.clip(length - 1 - position, 0, self.max_length - 1)
+      x = x + self.position_embedding[rows.arrange(age)]
     if self.pooling == 'class_token':
       is_class = (items == self.vocabulary_size)[..., None]
       x = jnp.where(is_class, self.class_embedding[None, None], x)
@@ -285,16 +264,26 @@ def make_encoder(
     **sizes: The other attributes; the bag of items takes `dim` alone.
 
   Raises:
-    InputError: If the name, the pooling or the number of heads is not valid.
+    InputError: If a name or the number of heads is not valid.
   """
   encoder = choose('encoder', name, _ENCODERS)
   if encoder is BagOfItems:
     return BagOfItems(vocabulary_size, max_length, sizes['dim'])
-  choose('encoder.pooling', sizes['pooling'], dict.fromkeys(_POOLINGS))
-  if sizes['dim'] % sizes['num_heads']:
+  for key, valid in _CHOICES.items():
+    if key in sizes:
+      choose(f'encoder.{key}', sizes[key], dict.fromkeys(valid))
+  head_dim, rest = divmod(sizes['dim'], sizes['num_heads'])
+  if rest:
     raise InputError(
       f'encoder.dim={sizes["dim"]} is not divisible by '
       f'encoder.num_heads={sizes["num_heads"]}; choose a multiple.'
+    )
+  if sizes.get('positions') == 'rotary' and head_dim % 2:
+    raise InputError(
+      f'encoder.positions=rotary turns pairs of features, but '
+      f'encoder.dim={sizes["dim"]} with encoder.num_heads='
+      f'{sizes["num_heads"]} gives a head {head_dim} of them, an odd number; '
+      f'choose another number of heads.'
     )
   return TransformerEncoder(vocabulary_size, max_length, dtype=dtype, **sizes)
 

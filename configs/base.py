@@ -112,8 +112,15 @@ def get_config() -> ConfigDict:
   config.encoder.dim = 64
   config.encoder.num_layers = 2
   config.encoder.num_heads = 2
-  # Width of a block's MLP, in multiples of `dim`.
+  # 'layer_norm' or 'rms_norm', before each part of a block.
+  config.encoder.norm = 'layer_norm'
+  # 'gelu', or gated: 'swiglu' or 'geglu', with as many weights.
+  config.encoder.mlp = 'gelu'
+  # Width of a block's MLP, in multiples of `dim`; a gated one has two thirds.
   config.encoder.mlp_ratio = 4
+  # Of an item: 'learned', by recency; or of two, in their attention: 'rotary',
+  # or 'relative' (a bias for each bucket of distances).
+  config.encoder.positions = 'learned'
   config.encoder.dropout = 0.1
   # Whether an item attends only to earlier ones.
   config.encoder.causal = False
