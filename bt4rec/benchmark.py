@@ -150,7 +150,7 @@ class _Pipeline(_Measured):
     self._batches = pipeline.feed(
       feed,
       self._plan,
-      dataset.items,
+      {'items': dataset.items},
       max_length=config.max_length,
       batch_size=config.batch_size,
     )

@@ -1,14 +1,16 @@
 """Flax modules: sequence encoders, projector and head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bt4rec import blocks, packing
+from bt4rec import blocks, features, packing
+from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError, choose
+from bt4rec.features import ItemCategories, SideFeatures
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Field of the config group `encoder` -> the valid names.
@@ -19,6 +21,8 @@ _CHOICES = {
   'positions': blocks.POSITIONS,
 }
 _EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
+# Event feature -> its codes, aligned with the items; none need be there.
+Codes = Mapping[str, jax.Array]
 
 
 class ItemTable(nn.Module):
@@ -58,6 +62,8 @@ class TransformerEncoder(nn.Module):
     norm: One of `blocks.NORMS`.
     mlp: One of `blocks.MLPS`.
     positions: One of `blocks.POSITIONS`.
+    features: Side features, whose embeddings are added to the items'.
+    categories: Those of the items, if they are a feature.
   """
 
   vocabulary_size: int
@@ -74,9 +80,12 @@ class TransformerEncoder(nn.Module):
   norm: str = 'layer_norm'
   mlp: str = 'gelu'
   positions: str = 'learned'
+  features: Sequence[str] = ()
+  categories: ItemCategories | None = None
 
   def setup(self):
     self.item_table = ItemTable(self.vocabulary_size, self.dim)
+    self.side_features = _side_features(self)
     if self.positions == 'learned':
       self.position_embedding = self.param(
         'position_embedding', _EMBEDDING_INIT, (self.max_length, self.dim)
@@ -106,6 +115,7 @@ class TransformerEncoder(nn.Module):
     items: jax.Array,
     train: bool,
     layout: packing.Layout | None = None,
+    codes: Codes | None = None,
   ) -> jax.Array:
     """Embeds users.
 
@@ -113,11 +123,12 @@ class TransformerEncoder(nn.Module):
       items: [batch, length] int32, real tokens first, then 0.
       train: Whether dropout is on; needs the rng 'dropout'.
       layout: How the sequences are packed into rows; None is one a row.
+      codes: Event feature -> [batch, length]; one that is missing is unknown.
 
     Returns:
       [batch, dim] float32.
     """
-    x, rows = self._encode(items, train, layout)
+    x, rows = self._encode(items, train, layout, codes or {})
     length = (items > 0).sum(-1)
     if self.pooling == 'class_token':
       return rows.at(x, length)
@@ -130,6 +141,7 @@ class TransformerEncoder(nn.Module):
     items: jax.Array,
     train: bool,
     layout: packing.Layout | None = None,
+    codes: Codes | None = None,
   ) -> jax.Array:
     """Embeds each item in its sequence.
 
@@ -137,14 +149,15 @@ class TransformerEncoder(nn.Module):
       items: [batch, length] int32, real tokens first, then 0.
       train: Whether dropout is on; needs the rng 'dropout'.
       layout: How the sequences are packed into rows; None is one a row.
+      codes: Event feature -> [batch, length]; one that is missing is unknown.
 
     Returns:
       [batch, length, dim] float32; after a sequence's end without meaning.
     """
-    x, rows = self._encode(items, train, layout)
+    x, rows = self._encode(items, train, layout, codes or {})
     return rows.restore(x)[:, : items.shape[1]]
 
-  def _encode(self, items, train, layout):
+  def _encode(self, items, train, layout, codes):
     """The outputs [num_rows, row_length, dim] and how rows are made up."""
     length = (items > 0).sum(-1, keepdims=True)  # [batch, 1]
     if self.pooling == 'class_token':
@@ -154,8 +167,15 @@ class TransformerEncoder(nn.Module):
       items = jnp.where(position == length, self.vocabulary_size, items)
     position = jnp.arange(items.shape[1])[None]
     rows = packing.arrangement(items > 0, layout)
+    room = items.shape[1]
     items = rows.arrange(items)  # [num_rows, row_length]
     x = self.item_table(items)
+    if self.features:
+      codes = {
+        name: rows.arrange(jnp.pad(code, ((0, 0), (0, room - code.shape[1]))))
+        for name, code in codes.items()
+      }
+      x = x + self.side_features(items, codes)
     if self.positions == 'learned':
       age = jnp.clip(length - 1 - position, 0, self.max_length - 1)
       x = x + self.position_embedding[rows.arrange(age)]
@@ -178,26 +198,43 @@ class BagOfItems(nn.Module):
     vocabulary_size: Rows of the item table.
     max_length: Longest sequence.
     dim: Width of the embeddings and of the output.
+    features: Side features, whose embeddings are added to the items'.
+    categories: Those of the items, if they are a feature.
   """
 
   vocabulary_size: int
   max_length: int
   dim: int
+  features: Sequence[str] = ()
+  categories: ItemCategories | None = None
 
   def setup(self):
     self.item_table = ItemTable(self.vocabulary_size, self.dim)
+    self.side_features = _side_features(self)
 
   def __call__(
     self,
     items: jax.Array,
     train: bool,
     layout: packing.Layout | None = None,
+    codes: Codes | None = None,
   ) -> jax.Array:
     """[batch, length] int32 -> [batch, dim] float32."""
     del train, layout  # A sum has nothing to gain from packed rows.
     weight = (items > 0)[..., None].astype(jnp.float32)
-    total = (self.item_table(items) * weight).sum(1)
-    return total / jnp.maximum(weight.sum(1), 1.0)
+    x = self.item_table(items)
+    if self.features:
+      x = x + self.side_features(items, codes or {})
+    return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+
+
+def _side_features(encoder: TransformerEncoder | BagOfItems) -> SideFeatures:
+  return SideFeatures(
+    encoder.features,
+    encoder.dim,
+    encoder.vocabulary_size - 1,
+    encoder.categories,
+  )
 
 
 class Projector(nn.Module):
@@ -252,7 +289,14 @@ _ENCODERS = {'transformer': TransformerEncoder, 'bag_of_items': BagOfItems}
 
 
 def make_encoder(
-  name: str, *, vocabulary_size: int, max_length: int, dtype, **sizes
+  name: str,
+  *,
+  vocabulary_size: int,
+  max_length: int,
+  dtype,
+  features: Sequence[str] = (),
+  categories: ItemCategories | None = None,
+  **sizes,
 ) -> nn.Module:
   """Returns the encoder of that name.
 
@@ -261,6 +305,8 @@ def make_encoder(
     vocabulary_size: Rows of the item table.
     max_length: Longest sequence.
     dtype: Type of the matrix products.
+    features: Side features.
+    categories: Those of the items, if they are a feature.
     **sizes: The other attributes; the bag of items takes `dim` alone.
 
   Raises:
@@ -268,7 +314,9 @@ def make_encoder(
   """
   encoder = choose('encoder', name, _ENCODERS)
   if encoder is BagOfItems:
-    return BagOfItems(vocabulary_size, max_length, sizes['dim'])
+    return BagOfItems(
+      vocabulary_size, max_length, sizes['dim'], features, categories
+    )
   for key, valid in _CHOICES.items():
     if key in sizes:
       choose(f'encoder.{key}', sizes[key], dict.fromkeys(valid))
@@ -285,21 +333,36 @@ def make_encoder(
       f'{sizes["num_heads"]} gives a head {head_dim} of them, an odd number; '
       f'choose another number of heads.'
     )
-  return TransformerEncoder(vocabulary_size, max_length, dtype=dtype, **sizes)
+  return TransformerEncoder(
+    vocabulary_size,
+    max_length,
+    dtype=dtype,
+    features=features,
+    categories=categories,
+    **sizes,
+  )
 
 
-def from_config(config: ConfigDict, vocabulary_size: int) -> nn.Module:
+def from_config(config: ConfigDict, catalogue: Catalogue) -> nn.Module:
   """Returns the encoder a config describes.
 
   Args:
     config: A whole config.
-    vocabulary_size: Rows of the item table.
+    catalogue: The items.
+
+  Raises:
+    InputError: If a setting is not valid.
   """
+  settings = config.encoder.to_dict()
+  names = features.check(settings.pop('features'))
+  needs_categories = 'category' in names
   return make_encoder(
-    vocabulary_size=vocabulary_size,
+    vocabulary_size=catalogue.vocabulary_size,
     max_length=config.max_length,
     dtype=compute_dtype(config),
-    **config.encoder.to_dict(),
+    features=names,
+    categories=ItemCategories(catalogue) if needs_categories else None,
+    **settings,
   )
 
 

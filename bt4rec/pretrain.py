@@ -15,6 +15,7 @@ from bt4rec import (
   co_occurrence,
   encode,
   evaluate,
+  features,
   health,
   optimizer,
   pipeline,
@@ -80,7 +81,8 @@ class _Validation:
     self._exclude_seen = config.exclude_seen
     self._model = model
     self._num_batches = math.ceil(len(windows['start']) / config.batch_size)
-    self._events, self._max_length = dataset.items, config.max_length
+    self._events = features.events_of(dataset, model.encoder.features)
+    self._max_length = config.max_length
     self._tables = tables
     if self._num_batches:
       self._plan = plans.ExamplePlan(
@@ -164,9 +166,10 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
         dataset, visible, config.augment.num_correlated
       )
     )
-  step_tables = dict(tables)
+  step_tables: dict[str, Any] = dict(tables)
+  events = features.events_of(dataset, model.encoder.features)
   if config.feed == 'device':
-    step_tables['events'] = jnp.asarray(dataset.items)
+    step_tables['events'] = jax.tree.map(jnp.asarray, events)
   return train.Job(
     name=f'pre-train {config.objective}',
     state=_initial_state(config, plain, tx, tables),
@@ -177,9 +180,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
       config.parallelism,
       config.batch_size,
     ),
-    feed=functools.partial(
-      _feed, config=config, plan=plan, items=dataset.items
-    ),
+    feed=functools.partial(_feed, config=config, plan=plan, events=events),
     tables=step_tables,
     batch_size=config.batch_size,
     meta={
@@ -225,7 +226,8 @@ def _make_health(
       config.max_length,
       {},
     )
-    embed = functools.partial(encoder.embed_windows, dataset.items)
+    events = features.events_of(dataset, encoder.features)
+    embed = functools.partial(encoder.embed_windows, events)
     return health.report(
       embed(start, length),
       embed(start, half),
@@ -235,11 +237,11 @@ def _make_health(
   return health_of
 
 
-def _feed(first_step, *, config, plan, items):
+def _feed(first_step, *, config, plan, events):
   return pipeline.feed(
     config.feed,
     plan,
-    items,
+    events,
     max_length=config.max_length,
     first_step=first_step,
     batch_size=config.batch_size,

@@ -14,6 +14,7 @@ from bt4rec import (
   encode,
   encoders,
   evaluate,
+  features,
   heads,
   optimizer,
   pipeline,
@@ -44,7 +45,8 @@ class FeatureCache:
     key = (name, examples.ends.tobytes(), examples.users.tobytes())
     if key not in self._features:
       windows = examples.windows(task.dataset.offsets, encoder.max_length)
-      self._features[key] = encoder.embed_windows(task.dataset.items, **windows)
+      events = features.events_of(task.dataset, encoder.features)
+      self._features[key] = encoder.embed_windows(events, **windows)
     return self._features[key]
 
 
@@ -170,7 +172,7 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
     feed=lambda first_step: pipeline.feed(
       'device',
       plan,
-      task.dataset.items,
+      {},
       max_length=config.max_length,
       first_step=first_step,
       batch_size=batch_size,

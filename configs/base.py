@@ -106,7 +106,7 @@ def get_config() -> ConfigDict:
   config.packing.num_groups = 0
 
   config.encoder = ConfigDict()
-  # 'transformer', or 'bag_of_items' (uses `dim` alone).
+  # 'transformer', or 'bag_of_items' (uses `dim` and `features` alone).
   config.encoder.name = 'transformer'
   # Width of item and user embeddings.
   config.encoder.dim = 64
@@ -122,6 +122,9 @@ def get_config() -> ConfigDict:
   # or 'relative' (a bias for each bucket of distances).
   config.encoder.positions = 'learned'
   config.encoder.dropout = 0.1
+  # What is known of an event besides its item, embedded and added to it:
+  # 'category', 'time_gap' (since the event before).
+  config.encoder.features = ()
   # Whether an item attends only to earlier ones.
   config.encoder.causal = False
   # 'mean', 'last' or 'class_token'.

@@ -297,9 +297,9 @@ class TestPlan:
 
   def test_feeds_agree_to_the_bit(self):
     plan, items, _ = self._plan()
-    events = jnp.asarray(items)
+    events = {'items': jnp.asarray(items)}
     feeds = [
-      pipeline.feed(name, plan, items, max_length=9, batch_size=16)
+      pipeline.feed(name, plan, {'items': items}, max_length=9, batch_size=16)
       for name in ('tf.data', 'device')
     ]
     # Across the border of a block of steps, too.
