@@ -1,4 +1,4 @@
-"""Flax modules: sequence encoders, projector and head."""
+"""Flax modules: sequence encoders."""
 
 from collections.abc import Mapping, Sequence
 
@@ -235,54 +235,6 @@ def _side_features(encoder: TransformerEncoder | BagOfItems) -> SideFeatures:
     encoder.vocabulary_size - 1,
     encoder.categories,
   )
-
-
-class Projector(nn.Module):
-  """MLP with batch normalisation, used in pre-training only.
-
-  The three-layer projector of Zbontar et al. (2021), arXiv 2103.03230,
-  section 2.2, when `widths` has three entries.
-
-  Attributes:
-    widths: Output width of each layer.
-    axis_name: Mapped axis the batch is split over, None under `jit`.
-    dtype: Type of the matrix products.
-  """
-
-  widths: Sequence[int]
-  axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """[batch, dim] -> [batch, widths[-1]] float32."""
-    for number, width in enumerate(self.widths):
-      if number:
-        # Statistics of the global batch, in float32.
-        x = nn.BatchNorm(
-          use_running_average=not train,
-          axis_name=self.axis_name,
-          momentum=0.9,
-          name=f'norm_{number - 1}',
-        )(x.astype(jnp.float32))
-        x = nn.relu(x)
-      x = nn.Dense(
-        width, use_bias=False, dtype=self.dtype, name=f'dense_{number}'
-      )(x)
-    return x.astype(jnp.float32)
-
-
-class Head(nn.Module):
-  """Linear map of the user embedding to a task's outputs, zero at first."""
-
-  num_outputs: int
-
-  @nn.compact
-  def __call__(self, h: jax.Array) -> jax.Array:
-    """[batch, dim] -> [batch, num_outputs] float32."""
-    return nn.Dense(
-      self.num_outputs, kernel_init=nn.initializers.zeros, name='linear'
-    )(h)
 
 
 _ENCODERS = {'transformer': TransformerEncoder, 'bag_of_items': BagOfItems}

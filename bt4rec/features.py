@@ -96,6 +96,11 @@ def check(names: Iterable[str]) -> tuple[str, ...]:
     InputError: If one is unknown, or there twice.
   """
   names = tuple(names)
+  if 'rating' in names:
+    raise InputError(
+      'encoder.features has rating, but datasets keep the items and times of '
+      'events and not their ratings; leave it out.'
+    )
   for name in names:
     choose('encoder.features', name, {_CATEGORY: None, **EVENT_FEATURES})
     if names.count(name) > 1:

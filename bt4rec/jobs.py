@@ -5,9 +5,16 @@ import os
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import datasets, downstream, pretrain, report, study, workdir
+from bt4rec import (
+  datasets,
+  downstream,
+  pretrain,
+  report,
+  study,
+  workdir,
+)
 from bt4rec.datasets import SequenceDataset
-from bt4rec.errors import choose
+from bt4rec.errors import InputError, choose
 from bt4rec.tasks import TASKS
 
 
@@ -43,6 +50,33 @@ _JOBS = {
 }
 
 
+# The fields of the config group `encoder` that the bag of items reads.
+_BAG_READS = ('name', 'dim', 'features')
+
+
+def _check_encoder(config: ConfigDict) -> None:
+  """Refuses settings that the bag of items would ignore.
+
+  Of a study they may be meant for other rows.
+  """
+  # Not above: whoever only loads an encoder may have another package `configs`.
+  from configs import base
+
+  if config.encoder.name != 'bag_of_items':
+    return
+  defaults = base.get_config().encoder
+  unread = [
+    f'encoder.{key}={value!r}'
+    for key, value in config.encoder.items()
+    if key not in _BAG_READS and value != defaults[key]
+  ]
+  if unread:
+    raise InputError(
+      f'{" and ".join(unread)} would be ignored by encoder.name=bag_of_items, '
+      f'a plain mean; leave it out, or use encoder.name=transformer.'
+    )
+
+
 def run(config: ConfigDict, directory: str) -> str:
   """Runs a job, or continues it.
 
@@ -57,6 +91,8 @@ def run(config: ConfigDict, directory: str) -> str:
     InputError: If the config or the data are not valid.
   """
   job = choose('task', config.task, _JOBS)
+  if job is not _study:
+    _check_encoder(config)
   with workdir.locked(directory):
     workdir.check_config(config, directory)
     dataset = datasets.load(config.dataset)

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from bt4rec import (
   encode,
-  encoders,
   evaluate,
   features,
   heads,
@@ -205,16 +204,16 @@ def _batch_size(wanted: int, num_examples: int) -> int:
   return batch_size
 
 
-def head_and_tables(task: Task, dim: int) -> tuple[encoders.Head, dict]:
+def head_and_tables(task: Task, dim: int) -> tuple[heads.Head, dict]:
   """A task's head on embeddings of width `dim`, and what its loss needs."""
   num_outputs = dim if task.is_ranking else task.num_classes
   tables = {}
   if task.label_weights is not None:
     tables['label_weights'] = jnp.asarray(task.label_weights)
-  return encoders.Head(num_outputs), tables
+  return heads.Head(num_outputs), tables
 
 
-def init_head(setting: Setting, head: encoders.Head, dim: int) -> dict:
+def init_head(setting: Setting, head: heads.Head, dim: int) -> dict:
   """Initial parameters of a head on embeddings of width `dim`.
 
   A classification starts from the frequency of the classes among the training

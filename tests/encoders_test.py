@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import encoders
+from bt4rec import encoders, heads, jobs, projector
 from bt4rec.errors import InputError
+from configs import base
 
 _VOCABULARY = 13
 _LENGTH = 7
@@ -364,11 +365,23 @@ class TestBagOfItems:
       _embed(module, params, rows), expected, rtol=1e-5, atol=1e-6
     )
 
+  def test_refuses_what_it_would_ignore(self):
+    config = base.get_config()
+    config.encoder.update({'name': 'bag_of_items', 'dim': 7})
+    jobs._check_encoder(config)
+    config.encoder.update({'norm': 'rms_norm', 'num_layers': 5})
+    with pytest.raises(InputError) as error:
+      jobs._check_encoder(config)
+    for text in ("encoder.norm='rms_norm'", 'encoder.num_layers=5'):
+      assert text in str(error.value)
+    config.encoder.name = 'transformer'
+    jobs._check_encoder(config)
+
 
 class TestProjector:
   def test_parameter_count(self):
     x = np.ones((4, _DIM), np.float32)
-    params = _params(encoders.Projector((10, 9, 8)), x, False)
+    params = _params(projector.Projector((10, 9, 8)), x, False)
     assert _num_parameters(params) == (
       _DIM * 10  # Dense.
       + 2 * 10  # Norm: scale, bias.
@@ -379,7 +392,7 @@ class TestProjector:
 
   @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
   def test_normalises_by_the_batch_in_training(self, dtype):
-    module = encoders.Projector((10, 9), dtype=dtype)
+    module = projector.Projector((10, 9), dtype=dtype)
     x = np.random.default_rng(0).normal(3, 2, (6, _DIM)).astype(np.float32)
     variables = jax.jit(lambda: module.init(jax.random.key(0), x, False))()
     z, updates = jax.jit(
@@ -407,7 +420,7 @@ class TestProjector:
 class TestHead:
   def test_starts_at_zero(self):
     h = np.ones((2, _DIM), np.float32)
-    module = encoders.Head(5)
+    module = heads.Head(5)
     variables = module.init(jax.random.key(0), h)
     np.testing.assert_array_equal(module.apply(variables, h), np.zeros((2, 5)))
     assert _num_parameters(variables) == _DIM * 5 + 5

@@ -3,13 +3,28 @@
 import dataclasses
 import datetime
 import functools
+import json
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from bt4rec import encoders, features, packing, pretrain
+import bt4rec
+from bt4rec import (
+  downstream,
+  encoders,
+  export,
+  features,
+  packing,
+  pipeline,
+  pretrain,
+  protocols,
+  supervised,
+  workdir,
+)
 from bt4rec.datasets import sequences
 from bt4rec.errors import InputError
 from tests import tiny
@@ -91,6 +106,8 @@ class TestCheck:
   def test_refuses_what_there_is_not(self):
     with pytest.raises(InputError, match=r"'price'.*category, .*time_gap"):
       features.check(['price'])
+    with pytest.raises(InputError, match='not their ratings'):
+      features.check(('category', 'rating'))
     with pytest.raises(InputError, match='twice'):
       features.check(('time_gap', 'time_gap'))
 
@@ -267,12 +284,92 @@ class TestSideFeatures:
     assert features.ItemCategories(other) != first.categories
 
 
+def test_from_pretraining_to_use(dataset, tmp_path, monkeypatch):
+  """Evaluation, fine-tuning, `embed`, `recommend`, Parquet and StableHLO."""
+  source, tuned = (str(tmp_path / name) for name in ('source', 'tuned'))
+  encoder = {**tiny.config().encoder.to_dict(), 'features': _ALL}
+  settings = {'encoder': {**encoder, 'causal': True}, 'total_steps': 3}
+  config = tiny.config(objective='next_item', **settings)
+  config.dataset.synthetic.update(dataset.origin['synthetic'])
+  os.makedirs(source)
+  workdir.check_config(config, source)
+  pretrain.run(config, source, dataset)
+  loaded = bt4rec.load_encoder(source)
+  assert loaded.features == _ALL
+  # The table is learned by then.
+  ids = dataset.catalogue.item_ids
+  histories, times = (
+    np.split(values, dataset.offsets[1:-1])
+    for values in (ids[dataset.items - 1], dataset.timestamps)
+  )
+  h = loaded.embed(histories, times)
+  assert np.abs(h - loaded.embed(histories)).max() > 1e-5
+  # As the evaluation does: the gap before the window's first event is known.
+  length = np.minimum(dataset.lengths, loaded.max_length).astype(np.int32)
+  events = features.events_of(dataset, loaded.features)
+  np.testing.assert_array_equal(
+    h, loaded.embed_windows(events, dataset.offsets[1:] - length, length)
+  )
+  ranked = [
+    loaded.recommend(histories, 30, times=given).scores
+    for given in (times, None)
+  ]
+  is_left = np.isfinite(ranked[0])
+  assert np.abs(ranked[0][is_left] - ranked[1][is_left]).max() > 0
+
+  path, folder = str(tmp_path / 'users.parquet'), tmp_path / 'serving'
+  export.export(source, output=path, serving=str(folder), platforms=['cpu'])
+  vectors = pq.read_table(path)['embedding'].combine_chunks().flatten()
+  np.testing.assert_allclose(
+    vectors.to_numpy().reshape(h.shape), h, rtol=1e-5, atol=1e-6
+  )
+  manifest = json.loads((folder / 'manifest.json').read_text())
+  assert [code['feature'] for code in manifest['codes']] == ['time_gap']
+  program = jax.export.deserialize(
+    bytearray((folder / 'encoder.stablehlo').read_bytes())
+  )
+  rows = pipeline.cut_windows(
+    events, dataset.offsets[1:] - length, length, loaded.max_length
+  )
+  np.testing.assert_allclose(
+    program.call(rows['items'], rows['time_gap']), h, rtol=1e-5, atol=1e-6
+  )
+
+  # Fine-tuning, without its loop: the tables have a gradient.
+  config = tiny.config(task='next_item', protocol='finetune', init_from=source)
+  models: list[supervised.Model] = []
+  monkeypatch.setattr(
+    protocols,
+    'train_and_test',
+    lambda _, model: (
+      models.append(model) or supervised.Outcome({}, np.zeros(0), {})
+    ),
+  )
+  os.makedirs(tuned)
+  downstream.run(config, tuned, dataset)
+  (model,) = models
+  params = jax.tree.map(lambda x: x + 0.1, model.params)
+  batch = {name: array[:64] for name, array in model.rows.items()}
+  grads = jax.jit(jax.grad(model.loss_fn, has_aux=True))(
+    params, model.batch_stats, {**batch, **model.tables}, jax.random.key(0)
+  )[0]
+  for name, grad in grads['encoder']['side_features'].items():
+    assert (np.abs(grad[1:]).max(1) > 0).sum() > 3, name
+  # Of other categories the same numbers would mean another thing.
+  values = dataset.catalogue.category_values[::-1].copy()
+  other = dataclasses.replace(
+    dataset,
+    catalogue=dataclasses.replace(dataset.catalogue, category_values=values),
+  )
+  with pytest.raises(InputError, match='other categories of the items'):
+    downstream.run(config, tuned, other)
+
+
 @pytest.mark.parametrize(
   'overrides',
   [
     {'objective': 'next_item', 'encoder': {'causal': True}, 'feed': 'tf.data'},
-    {'objective': 'masked_item'},
-    {'objective': 'dual_encoder'},
+    {'objective': 'masked_item+0.5*dual_encoder'},
     {
       'objective': 'barlow_twins',
       'augment': {'split': 'two_windows', 'order': ('substitute', 'mask')},

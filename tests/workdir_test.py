@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from bt4rec import workdir
 from bt4rec.errors import InputError
+from configs import base
 
 
 def _config(**overrides) -> ConfigDict:
@@ -96,6 +97,22 @@ class TestCheckConfig:
     changed = _config(log_every_steps=7, **{'dataset.path': '/b'})
     workdir.check_config(changed, str(tmp_path))
     assert workdir.read_config(str(tmp_path)).log_every_steps == 7
+
+  def test_what_a_version_before_did_not_have_is_the_default(self, tmp_path):
+    config = base.get_config()
+    config.encoder.dim = 48
+    before = json.loads(config.to_json_best_effort())
+    del before['encoder']['norm'], before['augment']['split']
+    del before['item_loss']
+    path = tmp_path / 'config.json'
+    path.write_text(json.dumps(before))
+    found = workdir.read_config(str(tmp_path))
+    assert found.to_json() == config.to_json_best_effort()
+    workdir.check_config(config, str(tmp_path))
+    path.write_text(json.dumps(before))
+    config.encoder.norm = 'rms_norm'
+    with pytest.raises(InputError, match="norm was 'layer_norm', is 'rms_n"):
+      workdir.check_config(config, str(tmp_path))
 
   @pytest.mark.parametrize('text', [None, '', '{"seed": '])
   def test_unreadable_record_is_named(self, tmp_path, text):

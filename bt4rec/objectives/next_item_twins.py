@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bt4rec.encoders import Projector
 from bt4rec.features import codes_of
 from bt4rec.objectives.dual_encoder import split_context
+from bt4rec.projector import Projector
 
 
 class NextItemTwins(nn.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bt4rec import augment, features, views
-from bt4rec.encoders import Projector
+from bt4rec.projector import Projector
 
 
 class TwoViews(nn.Module):
