@@ -42,8 +42,8 @@ class SeeThrough(nn.Module):
       'age_weight', nn.initializers.normal(), (_LENGTH,)
     )
 
-  def states(self, items, train, layout=None):
-    assert layout is None
+  def states(self, items, train, layout=None, codes=None):
+    assert layout is None and not codes
     real = items > 0
     x = self.item_table(items) * real[..., None]
     length = real.sum(-1, keepdims=True)
