@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from bt4rec import encode, pipeline, ranking, tasks
+from bt4rec import encode, features, pipeline, ranking, tasks
 from bt4rec.datasets import Catalogue, SequenceDataset
 from bt4rec.errors import InputError
 
@@ -157,7 +157,8 @@ def embed_users(
   """[num_users, dim] float32, of the newest events before `users.ends`."""
   examples = tasks.Examples(users.users, users.ends, users.labels)
   windows = examples.windows(dataset.offsets, encoder.max_length)
-  return encoder.embed_windows(dataset.items, **windows)
+  events = features.events_of(dataset, encoder.features)
+  return encoder.embed_windows(events, **windows)
 
 
 def popular_items(

@@ -180,7 +180,7 @@ class _Pipeline(_Measured):
     self._batches = pipeline.feed(
       feed,
       self._plan,
-      dataset.items,
+      {'items': dataset.items},
       max_length=config.max_length,
       batch_size=config.batch_size,
     )
@@ -299,22 +299,25 @@ def _augmentation(sizes: Sizes, dataset: SequenceDataset) -> _Call:
   recipe = pretext.make_recipe(config)
   words = augment.Vocabulary(dataset.catalogue.mask_item)
   windows = _newest_windows(sizes, dataset)
-  items = jnp.asarray(
-    pipeline.cut_windows(dataset.items, **windows, max_length=sizes.length)
+  rows = jax.tree.map(
+    jnp.asarray,
+    pipeline.cut_windows(
+      {'items': dataset.items}, **windows, max_length=sizes.length
+    ),
   )
   make = jax.jit(
-    lambda key, items: views.two_views(
-      key, items, jnp.arange(len(items)), recipe, words
+    lambda key, rows: views.two_views(
+      key, rows, jnp.arange(sizes.batch), recipe, words
     )
   )
   key = jax.random.key(0)
   tokens = int(windows['length'].sum())
-  return _Call('augmentation', sizes, lambda: make(key, items), tokens)
+  return _Call('augmentation', sizes, lambda: make(key, rows), tokens)
 
 
 def _embedding(sizes: Sizes, dataset: SequenceDataset) -> _Call:
   config = sizes.config('barlow_twins', False, 'device')
-  module = encoders.from_config(config, dataset.catalogue.vocabulary_size)
+  module = encoders.from_config(config, dataset.catalogue)
   params = module.init(
     jax.random.key(0), jnp.ones((1, sizes.length), jnp.int32), train=False
   )['params']
@@ -325,7 +328,7 @@ def _embedding(sizes: Sizes, dataset: SequenceDataset) -> _Call:
   return _Call(
     'embed',
     sizes,
-    lambda: encoder.embed_windows(dataset.items, **windows),
+    lambda: encoder.embed_windows({'items': dataset.items}, **windows),
     int(windows['length'].sum()),
     **_encoder_sizes(sizes, dataset),
   )

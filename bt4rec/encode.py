@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from bt4rec import (
   checkpoint,
   encoders,
+  features,
   heads,
   pipeline,
   pretext,
@@ -29,15 +30,20 @@ from bt4rec import (
   workdir,
 )
 from bt4rec.datasets import Catalogue
-from bt4rec.datasets.sequences import make_catalogue
 from bt4rec.errors import InputError
+from bt4rec.features import Events
 
 _BLOCK = 512
 
 
 @functools.partial(jax.jit, static_argnames='module')
-def _embed_block(module, params, items):
-  return module.apply({'params': params}, items, train=False)
+def _embed_block(module, params, rows):
+  return module.apply(
+    {'params': params},
+    rows['items'],
+    train=False,
+    codes=features.codes_of(rows),
+  )
 
 
 class Recommendations(NamedTuple):
@@ -84,17 +90,22 @@ class Encoder:
     return self.module.dim
 
   @property
+  def features(self) -> Sequence[str]:
+    """What is embedded of an event besides its item."""
+    return self.module.features
+
+  @property
   def item_table(self) -> jax.Array:
     """[num_items, dim] float32, the embeddings of the items."""
     return self.params['item_table']['embedding'][1:-1]
 
   def embed_windows(
-    self, events: np.ndarray, start: np.ndarray, length: np.ndarray
+    self, events: Events, start: np.ndarray, length: np.ndarray
   ) -> np.ndarray:
-    """Embeds windows of a flat event array.
+    """Embeds windows of flat event arrays.
 
     Args:
-      events: [num_events] int32 tokens; may be a memory map.
+      events: Arrays [num_events], see `features`; may be memory maps.
       start: [num_windows] int64, first event of each.
       length: [num_windows] int32, events of each, at most `max_length`.
 
@@ -104,18 +115,28 @@ class Encoder:
     h = np.empty((len(start), self.dim), np.float32)
     blocks = pipeline.padded_blocks(len(start), _BLOCK)
     for rows, real in progress.track('embed', len(start), blocks):
-      items = pipeline.cut_windows(
+      windows = pipeline.cut_windows(
         events, start[rows], length[rows], self.max_length
       )
-      h[rows[:real]] = _embed_block(self.module, self.params, items)[:real]
+      h[rows[:real]] = _embed_block(self.module, self.params, windows)[:real]
     return h
 
   def embed_tokens(self, tokens: vocabulary.Tokens) -> np.ndarray:
     """Embeds the newest events of each sequence: [num_sequences, dim]."""
     windows = tokens.windows(self.max_length)
-    return self.embed_windows(tokens.items, **windows)
+    return self.embed_windows(tokens.events, **windows)
 
-  def embed(self, sequences: Sequence[Sequence]) -> np.ndarray:
+  def tokens_of(
+    self, sequences: Sequence[Sequence], times: Sequence[Sequence] | None = None
+  ) -> vocabulary.Tokens:
+    """What `embed` embeds: sequences of original item ids as tokens."""
+    tokens = vocabulary.encode(sequences, self.item_ids)
+    codes = features.encode(self.features, tokens.offsets, {'times': times})
+    return tokens._replace(codes=codes)
+
+  def embed(
+    self, sequences: Sequence[Sequence], times: Sequence[Sequence] | None = None
+  ) -> np.ndarray:
     """Embeds sequences of original item ids, oldest first.
 
     Users need not have been seen in training. An item that is not in the
@@ -124,20 +145,26 @@ class Encoder:
 
     Args:
       sequences: Item ids of each user, at least one.
+      times: When the events of each user were, in seconds or as datetime64;
+        for an encoder with the feature time_gap. Without them the gaps count
+        as unknown, as that before a user's first event does.
 
     Returns:
       [num_sequences, dim] float32.
 
     Raises:
-      InputError: If a sequence is empty, or an id missing or of another type.
+      InputError: If a sequence is empty, or an id missing or of another type;
+        if times do not go with the sequences, or the encoder has no use for
+        them.
     """
-    return self.embed_tokens(vocabulary.encode(sequences, self.item_ids))
+    return self.embed_tokens(self.tokens_of(sequences, times))
 
   def recommend(
     self,
     sequences: Sequence[Sequence],
     k: int,
     *,
+    times: Sequence[Sequence] | None = None,
     exclude_seen: bool | None = None,
     recall_target: float = 1.0,
   ) -> Recommendations:
@@ -149,6 +176,7 @@ class Encoder:
     Args:
       sequences: As for `embed`.
       k: Number of items.
+      times: As for `embed`.
       exclude_seen: Whether the items of a sequence, all of it, are left out;
         None does as the evaluation of the workdir.
       recall_target: Expected share of the best items that is found, above 0; 1
@@ -173,7 +201,7 @@ class Encoder:
       raise InputError(
         f'recall_target={recall_target} must be above 0 and at most 1.'
       )
-    tokens = vocabulary.encode(sequences, self.item_ids)
+    tokens = self.tokens_of(sequences, times)
     if exclude_seen is None:
       exclude_seen = self.exclude_seen
     rows, scores = scoring.top_items(
@@ -245,31 +273,33 @@ def load_encoder(directory: str, step: int | None = None) -> Encoder:
     encoder = _encoder_of_probe(directory, model.meta)
     table = heads.probe_table(encoder.item_table)
   else:
-    item_ids = vocabulary.load(directory)
+    catalogue = vocabulary.load(directory)
     encoder = Encoder(
-      encoders.from_config(config, len(item_ids) + 2),
+      encoders.from_config(config, catalogue),
       model.params['encoder'],
-      item_ids,
+      catalogue.item_ids,
       config.max_length,
       {**model.meta, 'step': model.step},
       directory,
     )
+    if 'task' not in model.meta:
+      scorer = _scorer_of_objective(config, catalogue, model.params)
+      encoder = dataclasses.replace(encoder, scorer=scorer)
     table = encoder.item_table
   scorer = encoder.scorer
   if model.meta.get('task') == 'next_item':
     head = heads.TrainedHead(model.params['head'], model.batch_stats, table)
-    scorer = scoring.HeadScorer(head, encoder.embed_windows, encoder.max_length)
-  elif 'task' not in model.meta:
-    scorer = _scorer_of_objective(config, encoder.item_ids, model.params)
+    scorer = scoring.HeadScorer(
+      head, encoder.embed_windows, encoder.max_length, encoder.features
+    )
   return dataclasses.replace(
     encoder, scorer=scorer, exclude_seen=config.exclude_seen
   )
 
 
 def _scorer_of_objective(
-  config: ConfigDict, item_ids: np.ndarray, params: dict
+  config: ConfigDict, catalogue: Catalogue, params: dict
 ) -> scoring.ItemScorer | None:
-  catalogue = make_catalogue(item_ids, {}, {})
   model = pretext.make_model(config, catalogue, None)
   return (
     scoring.ObjectiveScorer(model, params) if model.predicts_items else None
@@ -306,7 +336,7 @@ def random_encoder(
   config: ConfigDict, catalogue: Catalogue, seed: int
 ) -> Encoder:
   """Returns an encoder that was never trained."""
-  module = encoders.from_config(config, catalogue.vocabulary_size)
+  module = encoders.from_config(config, catalogue)
   items = jnp.ones((1, config.max_length), jnp.int32)
   variables = jax.jit(functools.partial(module.init, train=False))(
     jax.random.key(seed), items

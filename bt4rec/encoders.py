@@ -1,19 +1,28 @@
-"""Flax modules: sequence encoders, projector and head."""
+"""Flax modules: sequence encoders."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bt4rec import packing
+from bt4rec import blocks, features, packing
+from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError, choose
+from bt4rec.features import ItemCategories, SideFeatures
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-_POOLINGS = ('mean', 'last', 'class_token')
+# Field of the config group `encoder` -> the valid names.
+_CHOICES = {
+  'pooling': ('mean', 'last', 'class_token'),
+  'norm': tuple(blocks.NORMS),
+  'mlp': tuple(blocks.MLPS),
+  'positions': blocks.POSITIONS,
+}
 _EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
+# Event feature -> its codes, aligned with the items; none need be there.
+Codes = Mapping[str, jax.Array]
 
 
 class ItemTable(nn.Module):
@@ -32,57 +41,12 @@ class ItemTable(nn.Module):
     return self.embedding[items]
 
 
-class Attention(nn.Module):
-  """Multi-head self-attention."""
-
-  num_heads: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """`x` [batch, length, dim], `mask` broadcast to [batch, 1, query, key]."""
-    dim = x.shape[-1]
-    qkv = nn.DenseGeneral(
-      (3, self.num_heads, dim // self.num_heads), dtype=self.dtype, name='qkv'
-    )(x)  # [batch, length, 3, num_heads, head_dim]
-    query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-    # The softmax inside is computed in float32.
-    mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
-    return nn.DenseGeneral(dim, axis=(-2, -1), dtype=self.dtype, name='out')(
-      mixed
-    )
-
-
-class Block(nn.Module):
-  """Pre-LN transformer block, Xiong et al. (2020), arXiv 2002.04745."""
-
-  num_heads: int
-  mlp_ratio: int
-  dropout: float
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-    """[batch, length, dim] -> [batch, length, dim]."""
-    drop = functools.partial(
-      nn.Dropout(self.dropout, deterministic=not train).__call__
-    )
-    # Norms compute in float32 whatever the dtype of the matmuls.
-    y = nn.LayerNorm(name='attention_norm')(x)
-    x = x + drop(
-      Attention(self.num_heads, self.dtype, name='attention')(y, mask)
-    )
-    y = nn.LayerNorm(name='mlp_norm')(x)
-    y = nn.Dense(x.shape[-1] * self.mlp_ratio, dtype=self.dtype, name='up')(y)
-    y = nn.Dense(x.shape[-1], dtype=self.dtype, name='down')(nn.gelu(y))
-    return x + drop(y)
-
-
 class TransformerEncoder(nn.Module):
-  """Pre-LN transformer over a user's items, pooled to one vector.
+  """Pre-norm transformer over a user's items, pooled to one vector.
 
-  Positions are counted back from the newest item, so they mean recency and do
-  not depend on the amount of padding.
+  Learned positions are counted back from the newest item, so they mean recency
+  and do not depend on the amount of padding. The other kinds are distances of
+  two items, see `positions`.
 
   Attributes:
     vocabulary_size: Rows of the item table: padding 0, items, mask token.
@@ -90,11 +54,16 @@ class TransformerEncoder(nn.Module):
     dim: Width of the embeddings and of the output.
     num_layers: Number of blocks.
     num_heads: Number of attention heads, a divisor of `dim`.
-    mlp_ratio: Width of a block's MLP, in multiples of `dim`.
+    mlp_ratio: Width of a block's plain MLP, in multiples of `dim`.
     dropout: Dropout rate after the embedding and inside each block.
     causal: Whether an item attends only to earlier ones.
     pooling: 'mean' over the real items, 'last' item, or 'class_token'.
     dtype: Type of the matrix products; everything else is float32.
+    norm: One of `blocks.NORMS`.
+    mlp: One of `blocks.MLPS`.
+    positions: One of `blocks.POSITIONS`.
+    features: Side features, whose embeddings are added to the items'.
+    categories: Those of the items, if they are a feature.
   """
 
   vocabulary_size: int
@@ -107,28 +76,46 @@ class TransformerEncoder(nn.Module):
   causal: bool = False
   pooling: str = 'mean'
   dtype: jnp.dtype = jnp.float32
+  # What configs of before these choices have.
+  norm: str = 'layer_norm'
+  mlp: str = 'gelu'
+  positions: str = 'learned'
+  features: Sequence[str] = ()
+  categories: ItemCategories | None = None
 
   def setup(self):
     self.item_table = ItemTable(self.vocabulary_size, self.dim)
-    self.position_embedding = self.param(
-      'position_embedding', _EMBEDDING_INIT, (self.max_length, self.dim)
-    )
+    self.side_features = _side_features(self)
+    if self.positions == 'learned':
+      self.position_embedding = self.param(
+        'position_embedding', _EMBEDDING_INIT, (self.max_length, self.dim)
+      )
     if self.pooling == 'class_token':
       self.class_embedding = self.param(
         'class_embedding', _EMBEDDING_INIT, (self.dim,)
       )
     self.drop = nn.Dropout(self.dropout)
     self.blocks = [
-      Block(self.num_heads, self.mlp_ratio, self.dropout, self.dtype)
+      blocks.Block(
+        self.num_heads,
+        self.mlp_ratio,
+        self.dropout,
+        self.dtype,
+        self.norm,
+        self.mlp,
+        self.positions,
+        self.causal,
+      )
       for _ in range(self.num_layers)
     ]
-    self.final_norm = nn.LayerNorm()
+    self.final_norm = blocks.NORMS[self.norm]()
 
   def __call__(
     self,
     items: jax.Array,
     train: bool,
     layout: packing.Layout | None = None,
+    codes: Codes | None = None,
   ) -> jax.Array:
     """Embeds users.
 
@@ -136,11 +123,12 @@ class TransformerEncoder(nn.Module):
       items: [batch, length] int32, real tokens first, then 0.
       train: Whether dropout is on; needs the rng 'dropout'.
       layout: How the sequences are packed into rows; None is one a row.
+      codes: Event feature -> [batch, length]; one that is missing is unknown.
 
     Returns:
       [batch, dim] float32.
     """
-    x, rows = self._encode(items, train, layout)
+    x, rows = self._encode(items, train, layout, codes or {})
     length = (items > 0).sum(-1)
     if self.pooling == 'class_token':
       return rows.at(x, length)
@@ -153,6 +141,7 @@ class TransformerEncoder(nn.Module):
     items: jax.Array,
     train: bool,
     layout: packing.Layout | None = None,
+    codes: Codes | None = None,
   ) -> jax.Array:
     """Embeds each item in its sequence.
 
@@ -160,14 +149,15 @@ class TransformerEncoder(nn.Module):
       items: [batch, length] int32, real tokens first, then 0.
       train: Whether dropout is on; needs the rng 'dropout'.
       layout: How the sequences are packed into rows; None is one a row.
+      codes: Event feature -> [batch, length]; one that is missing is unknown.
 
     Returns:
       [batch, length, dim] float32; after a sequence's end without meaning.
     """
-    x, rows = self._encode(items, train, layout)
+    x, rows = self._encode(items, train, layout, codes or {})
     return rows.restore(x)[:, : items.shape[1]]
 
-  def _encode(self, items, train, layout):
+  def _encode(self, items, train, layout, codes):
     """The outputs [num_rows, row_length, dim] and how rows are made up."""
     length = (items > 0).sum(-1, keepdims=True)  # [batch, 1]
     if self.pooling == 'class_token':
@@ -177,9 +167,18 @@ class TransformerEncoder(nn.Module):
       items = jnp.where(position == length, self.vocabulary_size, items)
     position = jnp.arange(items.shape[1])[None]
     rows = packing.arrangement(items > 0, layout)
+    room = items.shape[1]
     items = rows.arrange(items)  # [num_rows, row_length]
-    age = rows.arrange(jnp.clip(length - 1 - position, 0, self.max_length - 1))
-    x = self.item_table(items) + self.position_embedding[age]
+    x = self.item_table(items)
+    if self.features:
+      codes = {
+        name: rows.arrange(jnp.pad(code, ((0, 0), (0, room - code.shape[1]))))
+        for name, code in codes.items()
+      }
+      x = x + self.side_features(items, codes)
+    if self.positions == 'learned':
+      age = jnp.clip(length - 1 - position, 0, self.max_length - 1)
+      x = x + self.position_embedding[rows.arrange(age)]
     if self.pooling == 'class_token':
       is_class = (items == self.vocabulary_size)[..., None]
       x = jnp.where(is_class, self.class_embedding[None, None], x)
@@ -199,81 +198,57 @@ class BagOfItems(nn.Module):
     vocabulary_size: Rows of the item table.
     max_length: Longest sequence.
     dim: Width of the embeddings and of the output.
+    features: Side features, whose embeddings are added to the items'.
+    categories: Those of the items, if they are a feature.
   """
 
   vocabulary_size: int
   max_length: int
   dim: int
+  features: Sequence[str] = ()
+  categories: ItemCategories | None = None
 
   def setup(self):
     self.item_table = ItemTable(self.vocabulary_size, self.dim)
+    self.side_features = _side_features(self)
 
   def __call__(
     self,
     items: jax.Array,
     train: bool,
     layout: packing.Layout | None = None,
+    codes: Codes | None = None,
   ) -> jax.Array:
     """[batch, length] int32 -> [batch, dim] float32."""
     del train, layout  # A sum has nothing to gain from packed rows.
     weight = (items > 0)[..., None].astype(jnp.float32)
-    total = (self.item_table(items) * weight).sum(1)
-    return total / jnp.maximum(weight.sum(1), 1.0)
+    x = self.item_table(items)
+    if self.features:
+      x = x + self.side_features(items, codes or {})
+    return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
 
 
-class Projector(nn.Module):
-  """MLP with batch normalisation, used in pre-training only.
-
-  The three-layer projector of Zbontar et al. (2021), arXiv 2103.03230,
-  section 2.2, when `widths` has three entries.
-
-  Attributes:
-    widths: Output width of each layer.
-    axis_name: Mapped axis the batch is split over, None under `jit`.
-    dtype: Type of the matrix products.
-  """
-
-  widths: Sequence[int]
-  axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """[batch, dim] -> [batch, widths[-1]] float32."""
-    for number, width in enumerate(self.widths):
-      if number:
-        # Statistics of the global batch, in float32.
-        x = nn.BatchNorm(
-          use_running_average=not train,
-          axis_name=self.axis_name,
-          momentum=0.9,
-          name=f'norm_{number - 1}',
-        )(x.astype(jnp.float32))
-        x = nn.relu(x)
-      x = nn.Dense(
-        width, use_bias=False, dtype=self.dtype, name=f'dense_{number}'
-      )(x)
-    return x.astype(jnp.float32)
-
-
-class Head(nn.Module):
-  """Linear map of the user embedding to a task's outputs, zero at first."""
-
-  num_outputs: int
-
-  @nn.compact
-  def __call__(self, h: jax.Array) -> jax.Array:
-    """[batch, dim] -> [batch, num_outputs] float32."""
-    return nn.Dense(
-      self.num_outputs, kernel_init=nn.initializers.zeros, name='linear'
-    )(h)
+def _side_features(encoder: TransformerEncoder | BagOfItems) -> SideFeatures:
+  return SideFeatures(
+    encoder.features,
+    encoder.dim,
+    encoder.vocabulary_size - 1,
+    encoder.categories,
+  )
 
 
 _ENCODERS = {'transformer': TransformerEncoder, 'bag_of_items': BagOfItems}
 
 
 def make_encoder(
-  name: str, *, vocabulary_size: int, max_length: int, dtype, **sizes
+  name: str,
+  *,
+  vocabulary_size: int,
+  max_length: int,
+  dtype,
+  features: Sequence[str] = (),
+  categories: ItemCategories | None = None,
+  **sizes,
 ) -> nn.Module:
   """Returns the encoder of that name.
 
@@ -282,35 +257,64 @@ def make_encoder(
     vocabulary_size: Rows of the item table.
     max_length: Longest sequence.
     dtype: Type of the matrix products.
+    features: Side features.
+    categories: Those of the items, if they are a feature.
     **sizes: The other attributes; the bag of items takes `dim` alone.
 
   Raises:
-    InputError: If the name, the pooling or the number of heads is not valid.
+    InputError: If a name or the number of heads is not valid.
   """
   encoder = choose('encoder', name, _ENCODERS)
   if encoder is BagOfItems:
-    return BagOfItems(vocabulary_size, max_length, sizes['dim'])
-  choose('encoder.pooling', sizes['pooling'], dict.fromkeys(_POOLINGS))
-  if sizes['dim'] % sizes['num_heads']:
+    return BagOfItems(
+      vocabulary_size, max_length, sizes['dim'], features, categories
+    )
+  for key, valid in _CHOICES.items():
+    if key in sizes:
+      choose(f'encoder.{key}', sizes[key], dict.fromkeys(valid))
+  head_dim, rest = divmod(sizes['dim'], sizes['num_heads'])
+  if rest:
     raise InputError(
       f'encoder.dim={sizes["dim"]} is not divisible by '
       f'encoder.num_heads={sizes["num_heads"]}; choose a multiple.'
     )
-  return TransformerEncoder(vocabulary_size, max_length, dtype=dtype, **sizes)
+  if sizes.get('positions') == 'rotary' and head_dim % 2:
+    raise InputError(
+      f'encoder.positions=rotary turns pairs of features, but '
+      f'encoder.dim={sizes["dim"]} with encoder.num_heads='
+      f'{sizes["num_heads"]} gives a head {head_dim} of them, an odd number; '
+      f'choose another number of heads.'
+    )
+  return TransformerEncoder(
+    vocabulary_size,
+    max_length,
+    dtype=dtype,
+    features=features,
+    categories=categories,
+    **sizes,
+  )
 
 
-def from_config(config: ConfigDict, vocabulary_size: int) -> nn.Module:
+def from_config(config: ConfigDict, catalogue: Catalogue) -> nn.Module:
   """Returns the encoder a config describes.
 
   Args:
     config: A whole config.
-    vocabulary_size: Rows of the item table.
+    catalogue: The items.
+
+  Raises:
+    InputError: If a setting is not valid.
   """
+  settings = config.encoder.to_dict()
+  names = features.check(settings.pop('features'))
+  needs_categories = 'category' in names
   return make_encoder(
-    vocabulary_size=vocabulary_size,
+    vocabulary_size=catalogue.vocabulary_size,
     max_length=config.max_length,
     dtype=compute_dtype(config),
-    **config.encoder.to_dict(),
+    features=names,
+    categories=ItemCategories(catalogue) if needs_categories else None,
+    **settings,
   )
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bt4rec import metrics, pipeline, progress, ranking, scoring
+from bt4rec import features, metrics, pipeline, progress, ranking, scoring
 from bt4rec.tasks import Examples, Task
 
 _BLOCK = 512
@@ -134,7 +134,8 @@ def evaluate_scorer(
     The metrics, and [num_examples] float32 ranks.
   """
   windows = examples.windows(task.dataset.offsets, scorer.max_history)
-  queries = scorer.queries(task.dataset.items, **windows)
+  events = features.events_of(task.dataset, scorer.features)
+  queries = scorer.queries(events, **windows)
   table, bias = scorer.candidates()
   return rank_examples(
     task, examples, lambda rows: queries[rows], table, bias, exclude_seen

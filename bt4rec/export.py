@@ -16,6 +16,7 @@ from bt4rec import (
   datasets,
   embedding_files,
   encode,
+  features,
   provenance,
   summary,
   vocabulary,
@@ -144,16 +145,21 @@ def _write_users(
       unknown[0],
     )
   without_known = 0
+  known_of_events = features.events_of(users, encoder.features)
 
   def embed(rows: slice) -> np.ndarray:
     # The events may be a memory map: no more of them than these users'.
     nonlocal without_known
     offsets = users.offsets[rows.start : rows.stop + 1]
-    events = token_of[users.items[offsets[0] : offsets[-1]]]
+    codes = {
+      name: array[offsets[0] : offsets[-1]]
+      for name, array in known_of_events.items()
+    }
+    events = token_of[codes.pop('items')]
     offsets = offsets - offsets[0]
     is_known = np.add.reduceat(events != mask_item, offsets[:-1]) > 0
     without_known += int((~is_known).sum())
-    return encoder.embed_tokens(vocabulary.Tokens(events, offsets))
+    return encoder.embed_tokens(vocabulary.Tokens(events, offsets, codes))
 
   embedding_files.write(
     path, {'user_id': users.user_ids}, embed, encoder.dim, source

@@ -3,10 +3,22 @@
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bt4rec import encoders
+
+class Head(nn.Module):
+  """Linear map of the user embedding to a task's outputs, zero at first."""
+
+  num_outputs: int
+
+  @nn.compact
+  def __call__(self, h: jax.Array) -> jax.Array:
+    """[batch, dim] -> [batch, num_outputs] float32."""
+    return nn.Dense(
+      self.num_outputs, kernel_init=nn.initializers.zeros, name='linear'
+    )(h)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +26,7 @@ class TrainedHead:
   """A head with what belongs to it.
 
   Attributes:
-    params: Parameters of `encoders.Head`.
+    params: Parameters of `Head`.
     batch_stats: `mean` and `std`, each [dim], by which a probe standardises
       embeddings; empty where encoder and head were trained together.
     item_table: [num_items, width] float32, what outputs are compared with;
@@ -49,5 +61,5 @@ def probe_table(item_table: jax.Array) -> jax.Array:
 def _apply(params: dict, batch_stats: dict, h: Any) -> jax.Array:
   if batch_stats:
     h = (h - batch_stats['mean'][None]) / batch_stats['std'][None]
-  head = encoders.Head(params['linear']['bias'].shape[0])
+  head = Head(params['linear']['bias'].shape[0])
   return jnp.asarray(head.apply({'params': params}, h))

@@ -143,6 +143,32 @@ _JOBS = {
 }
 
 
+# The fields of the config group `encoder` that the bag of items reads.
+# Their encoder settings may be meant for some rows alone.
+_OF_MANY_ROWS = (_JOBS['study'], _JOBS['tune'])
+_BAG_READS = ('name', 'dim', 'features')
+
+
+def _check_encoder(config: ConfigDict) -> None:
+  """Refuses settings that the bag of items would ignore."""
+  # Not above: whoever only loads an encoder may have another package `configs`.
+  from configs import base
+
+  if config.encoder.name != 'bag_of_items':
+    return
+  defaults = base.get_config().encoder
+  unread = [
+    f'encoder.{key}={value!r}'
+    for key, value in config.encoder.items()
+    if key not in _BAG_READS and value != defaults[key]
+  ]
+  if unread:
+    raise InputError(
+      f'{" and ".join(unread)} would be ignored by encoder.name=bag_of_items, '
+      f'a plain mean; leave it out, or use encoder.name=transformer.'
+    )
+
+
 def run(config: ConfigDict, directory: str) -> str:
   """Runs a job, or continues it.
 
@@ -159,6 +185,8 @@ def run(config: ConfigDict, directory: str) -> str:
   # Looked up now, so that a task added by the caller is one too.
   tasks = dict.fromkeys(TASKS, _Job(_downstream, _after_downstream))
   job = choose('task', config.task, {**_JOBS, **tasks})
+  if job not in _OF_MANY_ROWS:
+    _check_encoder(config)
   if jax.process_count() > 1 and config.task != 'pretrain':
     raise InputError(
       f'task={config.task} runs in one process; start it without '

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bt4rec.errors import InputError, choose
+from bt4rec.features import OTHER, Events
 from bt4rec.plans import Plan, Rows
 
 # Batches that tf.data asks for at a time: a call costs as much as a batch.
@@ -26,72 +27,82 @@ _STEPS_A_CALL = 8
 
 
 def gather_windows(
-  items: jax.Array, start: jax.Array, length: jax.Array, max_length: int
-) -> jax.Array:
-  """Cuts windows out of the flat event array, padding on the right.
+  events: Events, start: jax.Array, length: jax.Array, max_length: int
+) -> Events:
+  """Cuts windows out of flat, aligned arrays, padding on the right.
 
   Args:
-    items: [num_events] int32.
+    events: Arrays [num_events].
     start: [batch] int, first event of each window.
     length: [batch] int, events of each window, at most `max_length`.
     max_length: Length of the rows returned.
 
   Returns:
-    [batch, max_length] int32, 0 after each window's end.
+    Arrays [batch, max_length], 0 after each window's end.
   """
   position = jnp.arange(max_length)[None]
-  # Reading past the last event is clipped, then masked.
-  window = items.at[start[:, None] + position].get(mode='clip')
-  return jnp.where(position < length[:, None], window, 0)
+
+  def gather(array):
+    # Reading past the last event is clipped, then masked.
+    window = array.at[start[:, None] + position].get(mode='clip')
+    return jnp.where(position < length[:, None], window, 0)
+
+  return jax.tree.map(gather, events)
 
 
 def cut_windows(
-  items: np.ndarray, start: np.ndarray, length: np.ndarray, max_length: int
-) -> np.ndarray:
-  """As `gather_windows`, on the host: `items` may lie in a file."""
+  events: Events, start: np.ndarray, length: np.ndarray, max_length: int
+) -> Events:
+  """As `gather_windows`, on the host: the arrays may lie in files."""
   position = np.arange(max_length)
-  index = np.minimum(start[:, None] + position, len(items) - 1)
-  return np.where(position < length[:, None], items[index], 0)
+  index = np.minimum(start[:, None] + position, len(events['items']) - 1)
+  is_real = position < length[:, None]
+  return {
+    name: np.where(is_real, array[index], 0) for name, array in events.items()
+  }
 
 
-# Where windows start -> the windows.
-_WINDOWS = {'start': 'items', 'other_start': 'other_items'}
+# Where windows start -> what stands before the names of their arrays.
+_WINDOWS = {'start': '', 'other_start': OTHER}
+
+
+def _named(prefix: str, windows: Events) -> Events:
+  return {f'{prefix}{name}': array for name, array in windows.items()}
 
 
 def materialize(batch: dict[str, Any], max_length: int) -> dict[str, Any]:
   """Gives a batch its windows, whichever feed it came through.
 
   Args:
-    batch: Either has `items` [batch, length], or `start` and `length` with
-      the flat `events` they point into; with two windows also `other_items`
-      or `other_start`.
+    batch: Either has `items` [batch, length] and the codes that go with them,
+      or `start` and `length` with the flat `events` they point into; with two
+      windows also `other_items` or `other_start`.
     max_length: Length of the rows.
 
   Returns:
-    The batch with `items` [batch, max_length] int32, and `other_items` where
-    there are two windows.
+    The batch with `items` [batch, max_length] int32 and their codes, and
+    `other_items` where there are two windows.
   """
   if 'items' in batch:
     return batch
-  return {
-    **batch,
-    **{
-      items: gather_windows(
+  batch = dict(batch)
+  for start, prefix in _WINDOWS.items():
+    if start in batch:
+      windows = gather_windows(
         batch['events'], batch[start], batch['length'], max_length
       )
-      for start, items in _WINDOWS.items()
-      if start in batch
-    },
-  }
+      batch |= _named(prefix, windows)
+  return batch
 
 
-def cut_rows(items: np.ndarray, rows: Rows, max_length: int) -> Rows:
+def cut_rows(events: Events, rows: Rows, max_length: int) -> Rows:
   """As `materialize`, on the host: the windows in place of where they are."""
   rows = dict(rows)
   length = rows.pop('length')
-  for start, name in _WINDOWS.items():
+  for start, prefix in _WINDOWS.items():
     if start in rows:
-      rows[name] = cut_windows(items, rows.pop(start), length, max_length)
+      windows = cut_windows(events, rows.pop(start), length, max_length)
+      rows |= _named(prefix, windows)
   return rows
 
 
@@ -109,10 +120,10 @@ def process_slice(
 
 
 def _device_feed(
-  plan: Plan, items: np.ndarray, max_length: int, first_step: int, rows: slice
+  plan: Plan, events: Events, max_length: int, first_step: int, rows: slice
 ) -> Iterator[Rows]:
   """Yields `start` and `length`; `materialize` gathers on the device."""
-  del items, max_length  # On the device already; the step knows its length.
+  del events, max_length  # On the device already; the step knows its length.
   step = first_step
   while True:
     batch = {key: array[rows] for key, array in plan(step).items()}
@@ -123,7 +134,7 @@ def _device_feed(
 
 
 def _tf_data_feed(
-  plan: Plan, items: np.ndarray, max_length: int, first_step: int, rows: slice
+  plan: Plan, events: Events, max_length: int, first_step: int, rows: slice
 ) -> Iterator[Rows]:
   """Yields `items`, gathered on the host behind tf.data's prefetch.
 
@@ -141,7 +152,7 @@ def _tf_data_feed(
 
   def rows_of(step: int) -> Rows:
     batch = {key: array[rows] for key, array in plan(step).items()}
-    return cut_rows(items, batch, max_length) if 'start' in batch else batch
+    return cut_rows(events, batch, max_length) if 'start' in batch else batch
 
   keys, example = zip(*sorted(rows_of(first_step).items()), strict=True)
 
@@ -171,7 +182,7 @@ _FEEDS = {'tf.data': _tf_data_feed, 'device': _device_feed}
 def feed(
   name: str,
   plan: Plan,
-  items: np.ndarray,
+  events: Events,
   *,
   max_length: int,
   first_step: int = 0,
@@ -184,7 +195,7 @@ def feed(
   Args:
     name: 'tf.data' or 'device'.
     plan: Gives `start` and `length` for the whole global batch.
-    items: [num_events] int32, the flat events.
+    events: Arrays [num_events], flat and aligned.
     max_length: Length of the windows.
     first_step: Step of the first batch.
     batch_size: Global batch size.
@@ -195,7 +206,8 @@ def feed(
     Arrays with leading axis `batch_size / process_count`.
   """
   rows = process_slice(batch_size, process_index, process_count)
-  return choose('feed', name, _FEEDS)(plan, items, max_length, first_step, rows)
+  make = choose('feed', name, _FEEDS)
+  return make(plan, events, max_length, first_step, rows)
 
 
 def padded_blocks(

@@ -8,9 +8,10 @@ import jax
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
-from bt4rec import encoders, packing, views
+from bt4rec import encoders, packing, projector, views
 from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError
+from bt4rec.features import Events
 from bt4rec.objectives import (
   BarlowTwins,
   DualEncoder,
@@ -54,9 +55,9 @@ class Pretraining(nn.Module):
     """Whether the objective has item scores: `query` and `candidates`."""
     return predicts_items(self.objective)
 
-  def query(self, items: jax.Array) -> jax.Array:
+  def query(self, rows: Events) -> jax.Array:
     """See `bt4rec.objectives`; of an objective that predicts items."""
-    return self.objective.query(self.encoder, items)
+    return self.objective.query(self.encoder, rows)
 
   def candidates(self) -> tuple[jax.Array, jax.Array]:
     """See `bt4rec.objectives`; of an objective that predicts items."""
@@ -84,7 +85,7 @@ def project_views(
   """
 
   def is_projector(module: nn.Module, method: str) -> bool:
-    own = isinstance(module, encoders.Projector) and method == '__call__'
+    own = isinstance(module, projector.Projector) and method == '__call__'
     # Terms besides that of the views have projectors of other names.
     return own and module.name == 'projector'
 
@@ -122,7 +123,7 @@ def make_model(
       objective.
   """
   return Pretraining(
-    encoders.from_config(config, catalogue.vocabulary_size),
+    encoders.from_config(config, catalogue),
     _make_objective(config, catalogue, axis_name),
     packing_shape,
   )

@@ -16,6 +16,7 @@ from bt4rec import (
   embedding_projector,
   encode,
   evaluate,
+  features,
   health,
   model_card,
   optimizer,
@@ -83,7 +84,8 @@ class _Validation:
     self._exclude_seen = config.exclude_seen
     self._model = model
     self._num_batches = math.ceil(len(windows['start']) / config.batch_size)
-    self._events, self._max_length = dataset.items, config.max_length
+    self._events = features.events_of(dataset, model.encoder.features)
+    self._max_length = config.max_length
     self._tables = tables
     if self._num_batches:
       self._plan = plans.ExamplePlan(
@@ -161,9 +163,10 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   observation = _Observation(
     config, dataset, plain, plan, np.asarray(tables['log_q'])
   )
-  step_tables = dict(tables)
+  step_tables: dict[str, Any] = dict(tables)
+  events = features.events_of(dataset, model.encoder.features)
   if config.feed == 'device':
-    step_tables['events'] = jnp.asarray(dataset.items)
+    step_tables['events'] = jax.tree.map(jnp.asarray, events)
   return train.Job(
     name=f'pre-train {config.objective}',
     state=_initial_state(config, plain, tx, tables),
@@ -178,9 +181,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
       config.parallelism,
       config.batch_size,
     ),
-    feed=functools.partial(
-      _feed, config=config, plan=plan, items=dataset.items
-    ),
+    feed=functools.partial(_feed, config=config, plan=plan, events=events),
     tables=step_tables,
     batch_size=config.batch_size,
     meta={
@@ -245,6 +246,7 @@ class _Observation:
       for key in ('start', 'length')
     )
     self._dataset = dataset
+    self._events = features.events_of(dataset, model.encoder.features)
     self._module, self._max_length = model.encoder, config.max_length
     self._popular = embedding_projector.popular_items(log_q)
 
@@ -254,9 +256,7 @@ class _Observation:
     Alignment is that of the older and the newer half of a window, whatever
     the objective, so that objectives can be compared.
     """
-    embed = functools.partial(
-      self._encoder(state).embed_windows, self._dataset.items
-    )
+    embed = functools.partial(self._encoder(state).embed_windows, self._events)
     start, length = self._start, self._length
     half = length // 2
     return health.report(
@@ -268,7 +268,7 @@ class _Observation:
   def points(self, state: TrainState) -> dict[str, embedding_projector.Points]:
     """The users of the windows, and the most popular items."""
     encoder, dataset = self._encoder(state), self._dataset
-    users = encoder.embed_windows(dataset.items, self._start, self._length)
+    users = encoder.embed_windows(self._events, self._start, self._length)
     return {
       'users': embedding_projector.user_points(
         dataset, self._start, self._length, users
@@ -290,11 +290,11 @@ class _Observation:
     )
 
 
-def _feed(first_step, *, config, plan, items):
+def _feed(first_step, *, config, plan, events):
   return pipeline.feed(
     config.feed,
     plan,
-    items,
+    events,
     max_length=config.max_length,
     first_step=first_step,
     batch_size=config.batch_size,

@@ -12,6 +12,7 @@ from bt4rec import (
   checkpoint,
   datasets,
   encode,
+  features,
   pipeline,
   pretext,
   pretrain,
@@ -94,19 +95,16 @@ class Pretrained:
     Returns:
       Two [num_users, dim] float32.
     """
+    events = features.events_of(self.dataset, self.model.encoder.features)
     if not pretext.makes_views(self.model.objective):
       encoder = self.encoder(variables)
       start, length = rows['start'], rows['length']
       half = length // 2
-      older = encoder.embed_windows(self.dataset.items, start, half)
-      newer = encoder.embed_windows(
-        self.dataset.items, start + half, length - half
-      )
+      older = encoder.embed_windows(events, start, half)
+      newer = encoder.embed_windows(events, start + half, length - half)
       return jnp.asarray(older), jnp.asarray(newer)
     windows = {key: array for key, array in rows.items() if key != 'users'}
-    batch = pipeline.cut_rows(
-      self.dataset.items, windows, self.config.max_length
-    )
+    batch = pipeline.cut_rows(events, windows, self.config.max_length)
     batch['index'] = np.arange(len(rows['users']), dtype=np.int32)
     z = pretext.project_views(
       self.model,

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -13,6 +14,7 @@ from bt4rec import (
   datasets,
   encode,
   evaluate,
+  features,
   heads,
   pipeline,
   splits,
@@ -56,6 +58,13 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
   splits.check_fingerprint(
     meta['split_fingerprint'], task.dataset, config.init_from
   )
+  categories = encoder.module.categories
+  catalogue = task.dataset.catalogue
+  if categories and categories != features.ItemCategories(catalogue):
+    raise InputError(
+      f'the encoder in {config.init_from} was given other categories of the '
+      f'items than the data have; evaluate on the data it was trained from.'
+    )
   lengths = task.dataset.lengths
   visible = splits.visible_lengths(meta['pretrain_scope'], lengths)
   if (visible > task.held_out_from()).any():
@@ -139,7 +148,8 @@ def finetune(setting: Setting) -> Outcome:
   encoder = load_init(config, task)
   vocabulary.save(setting.directory, task.dataset.catalogue)
   head, tables = head_and_tables(task, encoder.dim)
-  offsets, events = task.dataset.offsets, task.dataset.items
+  offsets = task.dataset.offsets
+  events = features.events_of(task.dataset, encoder.features)
 
   def loss_fn(params, batch_stats, batch, rng):
     batch = pipeline.materialize(batch, encoder.max_length)
@@ -147,6 +157,7 @@ def finetune(setting: Setting) -> Outcome:
       {'params': params['encoder']},
       batch['items'],
       train=True,
+      codes=features.codes_of(batch),
       rngs={'dropout': rng},
     )
     outputs = head.apply({'params': params['head']}, h)
@@ -172,7 +183,7 @@ def finetune(setting: Setting) -> Outcome:
       **setting.train.windows(offsets, encoder.max_length),
       'label': setting.train.labels,
     },
-    tables={**tables, 'events': jnp.asarray(events)},
+    tables={**tables, 'events': jax.tree.map(jnp.asarray, events)},
     embed=embed,
     head_of=lambda params, batch_stats: heads.TrainedHead(
       params['head'],

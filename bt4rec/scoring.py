@@ -6,7 +6,7 @@ predicts items or a head was trained to. Evaluation and use go the same way.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bt4rec import heads, pipeline, pretext, progress, ranking, vocabulary
+from bt4rec.features import Events
 
 _BLOCK = 512
 
@@ -25,13 +26,17 @@ class ItemScorer(Protocol):
   def max_history(self) -> int:
     """Events of a history that are used, the newest."""
 
+  @property
+  def features(self) -> Sequence[str]:
+    """The features of events that are used."""
+
   def queries(
-    self, events: np.ndarray, start: np.ndarray, length: np.ndarray
+    self, events: Events, start: np.ndarray, length: np.ndarray
   ) -> np.ndarray:
     """What the next item of histories is like.
 
     Args:
-      events: [num_events] int32 tokens; may be a memory map.
+      events: Arrays [num_events], see `features`; may be memory maps.
       start: [num_histories] int64, first event of each.
       length: [num_histories] int32, events of each, at most `max_history`.
 
@@ -60,16 +65,21 @@ class ObjectiveScorer:
     """One less than a window, whose last place is the predicted item's."""
     return self.model.encoder.max_length - 1
 
+  @property
+  def features(self) -> Sequence[str]:
+    """See `ItemScorer`."""
+    return self.model.encoder.features
+
   def queries(
-    self, events: np.ndarray, start: np.ndarray, length: np.ndarray
+    self, events: Events, start: np.ndarray, length: np.ndarray
   ) -> np.ndarray:
     """See `ItemScorer`."""
     queries = np.empty((len(start), self.model.encoder.dim), np.float32)
     width = self.model.encoder.max_length
     blocks = pipeline.padded_blocks(len(start), _BLOCK)
     for rows, real in progress.track('queries', len(start), blocks):
-      items = pipeline.cut_windows(events, start[rows], length[rows], width)
-      block = _query_block(self.model, self.params, items)
+      windows = pipeline.cut_windows(events, start[rows], length[rows], width)
+      block = _query_block(self.model, self.params, windows)
       queries[rows[:real]] = np.asarray(block)[:real]
     return queries
 
@@ -88,14 +98,16 @@ class HeadScorer:
     head: The head; it has an item table.
     embed: Embeds windows, as `Encoder.embed_windows`.
     max_history: Longest window.
+    features: Features of the encoder.
   """
 
   head: heads.TrainedHead
-  embed: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+  embed: Callable[[Events, np.ndarray, np.ndarray], np.ndarray]
   max_history: int
+  features: Sequence[str] = ()
 
   def queries(
-    self, events: np.ndarray, start: np.ndarray, length: np.ndarray
+    self, events: Events, start: np.ndarray, length: np.ndarray
   ) -> np.ndarray:
     """See `ItemScorer`."""
     table, _ = self.candidates()
@@ -134,7 +146,7 @@ def top_items(
   """
   offsets = histories.offsets
   queries = scorer.queries(
-    histories.items, **histories.windows(scorer.max_history)
+    histories.events, **histories.windows(scorer.max_history)
   )
   table, bias = scorer.candidates()
   best = np.empty((len(queries), k), np.int32)
@@ -155,5 +167,5 @@ def top_items(
 
 
 @functools.partial(jax.jit, static_argnames=('model',))
-def _query_block(model, params, items):
-  return model.apply({'params': params}, items, method='query')
+def _query_block(model, params, rows):
+  return model.apply({'params': params}, rows, method='query')

@@ -3,7 +3,9 @@
 A directory with
 
 * `encoder.stablehlo`: [batch, max_length] int32 tokens -> [batch, dim] float32,
-  any batch size, the parameters inside (`jax.export.deserialize`);
+  any batch size, the parameters inside (`jax.export.deserialize`); where the
+  encoder has features of events, after the tokens as many [batch, max_length]
+  uint8 codes;
 * `item_ids.npy`: the original ids in the order of their tokens;
 * `manifest.json`: how ids become tokens, sizes, checksums, provenance.
 """
@@ -21,6 +23,7 @@ from jax import export
 from bt4rec import workdir
 from bt4rec.encode import Encoder
 from bt4rec.errors import InputError
+from bt4rec.features import EVENT_FEATURES, of_events
 
 _PROGRAM = 'encoder.stablehlo'
 _ITEM_IDS = 'item_ids.npy'
@@ -79,6 +82,10 @@ def save(
   content = {
     'format': 1,
     'input': {'shape': ['batch', encoder.max_length], 'dtype': 'int32'},
+    'codes': [
+      {'feature': name, 'dtype': 'uint8', 'rule': EVENT_FEATURES[name].rule}
+      for name in of_events(encoder.features)
+    ],
     'output': {'shape': ['batch', encoder.dim], 'dtype': 'float32'},
     'tokens': {
       'padding': 0,
@@ -103,12 +110,23 @@ def save(
 
 
 def _program(encoder: Encoder, platforms: Sequence[str]) -> bytearray:
-  def embed(tokens):
-    return encoder.module.apply({'params': encoder.params}, tokens, train=False)
+  names = of_events(encoder.features)
+
+  def embed(tokens, *codes):
+    return encoder.module.apply(
+      {'params': encoder.params},
+      tokens,
+      train=False,
+      codes=dict(zip(names, codes, strict=True)),
+    )
 
   (batch,) = export.symbolic_shape('batch')
-  tokens = jax.ShapeDtypeStruct((batch, encoder.max_length), jnp.int32)
-  exported = export.export(jax.jit(embed), platforms=tuple(platforms))(tokens)
+  shape = (batch, encoder.max_length)
+  inputs = [
+    jax.ShapeDtypeStruct(shape, dtype)
+    for dtype in (jnp.int32, *(jnp.uint8 for _ in names))
+  ]
+  exported = export.export(jax.jit(embed), platforms=tuple(platforms))(*inputs)
   return exported.serialize()
 
 

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from bt4rec import (
   encode,
-  encoders,
   evaluate,
+  features,
   heads,
   optimizer,
   pipeline,
@@ -47,7 +47,8 @@ class FeatureCache:
     windows = examples.windows(task.dataset.offsets, encoder.max_length)
     key = (name, windows['start'].tobytes(), windows['length'].tobytes())
     if key not in self._features:
-      self._features[key] = encoder.embed_windows(task.dataset.items, **windows)
+      events = features.events_of(task.dataset, encoder.features)
+      self._features[key] = encoder.embed_windows(events, **windows)
     return self._features[key]
 
 
@@ -215,7 +216,7 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
     feed=lambda first_step: pipeline.feed(
       'device',
       plan,
-      task.dataset.items,
+      {},
       max_length=config.max_length,
       first_step=first_step,
       batch_size=batch_size,
@@ -248,16 +249,16 @@ def _batch_size(wanted: int, num_examples: int) -> int:
   return batch_size
 
 
-def head_and_tables(task: Task, dim: int) -> tuple[encoders.Head, dict]:
+def head_and_tables(task: Task, dim: int) -> tuple[heads.Head, dict]:
   """A task's head on embeddings of width `dim`, and what its loss needs."""
   num_outputs = dim if task.is_ranking else task.num_classes
   tables = {}
   if task.label_weights is not None:
     tables['label_weights'] = jnp.asarray(task.label_weights)
-  return encoders.Head(num_outputs), tables
+  return heads.Head(num_outputs), tables
 
 
-def init_head(setting: Setting, head: encoders.Head, dim: int) -> dict:
+def init_head(setting: Setting, head: heads.Head, dim: int) -> dict:
   """Initial parameters of a head on embeddings of width `dim`.
 
   A classification starts from the frequency of the classes among the training

@@ -8,48 +8,55 @@ import jax.numpy as jnp
 
 from bt4rec import augment
 from bt4rec.errors import InputError, choose
+from bt4rec.features import Events
 
 # Both views start from the window, or each from a window of its own.
 _SAME = 'none'
 _TWO_WINDOWS = 'two_windows'
 
 
-def _whole(rng: jax.Array, items: jax.Array) -> jax.Array:
+def _stack(rows: Sequence[Events]) -> Events:
+  return jax.tree.map(lambda *arrays: jnp.stack(arrays), *rows)
+
+
+def _whole(rng: jax.Array, row: Events) -> Events:
   del rng
-  return jnp.stack([items, items])
+  return _stack([row, row])
 
 
-def _halves(rng: jax.Array, items: jax.Array, score: jax.Array) -> jax.Array:
+def _halves(rng: jax.Array, row: Events, score: jax.Array) -> Events:
   """[2, length], the half of the tokens with the lowest scores and the rest.
 
   An odd token goes to either. A single one is in both.
   """
+  items = row['items']
   length = jnp.sum(items > 0)
   size = augment.share(rng, 0.5, length)
   score = jnp.where(items > 0, score, jnp.inf)
   first = jnp.argsort(jnp.argsort(score)) < size
   both = length < 2
-  return jnp.stack(
+  return _stack(
     [
-      augment.compact(items, half | both)
+      augment.compact(row, half | both)
       for half in (first, ~first & (items > 0))
     ]
   )
 
 
-def disjoint_halves(rng: jax.Array, items: jax.Array) -> jax.Array:
+def disjoint_halves(rng: jax.Array, row: Events) -> Events:
   """Deals the tokens to two halves at random, each in its order."""
   rng_size, rng_score = jax.random.split(rng)
-  return _halves(rng_size, items, jax.random.uniform(rng_score, items.shape))
+  score = jax.random.uniform(rng_score, row['items'].shape)
+  return _halves(rng_size, row, score)
 
 
-def past_future(rng: jax.Array, items: jax.Array) -> jax.Array:
+def past_future(rng: jax.Array, row: Events) -> Events:
   """The older half and the newer half."""
-  return _halves(rng, items, jnp.arange(items.shape[0], dtype=jnp.float32))
+  return _halves(rng, row, jnp.arange(row['items'].shape[0], dtype=jnp.float32))
 
 
 # Name in the config -> what the two views of one window start from:
-# `(rng, items)` gives [2, length].
+# `(rng, row)` gives arrays [2, length].
 _SPLITS = {
   _SAME: _whole,
   'disjoint_halves': disjoint_halves,
@@ -128,10 +135,10 @@ def make_recipe(
 
 def apply_steps(
   rng: jax.Array,
-  items: jax.Array,
+  row: Events,
   steps: Sequence[tuple[str, float]],
   vocabulary: augment.Vocabulary,
-) -> jax.Array:
+) -> Events:
   """Applies the steps of a recipe to one row.
 
   A step that would leave no real item is not taken, so a view always shows at
@@ -139,48 +146,51 @@ def apply_steps(
 
   Args:
     rng: Key.
-    items: [length] int32.
+    row: Arrays [length].
     steps: (name, ratio) in the order of application.
     vocabulary: What may stand in the view besides.
 
   Returns:
-    [length] int32.
+    Arrays [length].
   """
   for number, (name, ratio) in enumerate(steps):
     if not ratio:
       continue
     changed = augment.AUGMENTATIONS[name](
-      jax.random.fold_in(rng, number), items, ratio, vocabulary
+      jax.random.fold_in(rng, number), row, ratio, vocabulary
     )
-    has_item = jnp.any((changed > 0) & (changed != vocabulary.mask_item))
-    items = jnp.where(has_item, changed, items)
-  return items
+    items = changed['items']
+    has_item = jnp.any((items > 0) & (items != vocabulary.mask_item))
+    row = jax.tree.map(
+      lambda x, y, has_item=has_item: jnp.where(has_item, x, y), changed, row
+    )
+  return row
 
 
 def apply_one_step(
   rng: jax.Array,
-  items: jax.Array,
+  row: Events,
   steps: Sequence[tuple[str, float]],
   vocabulary: augment.Vocabulary,
-) -> jax.Array:
+) -> Events:
   """As `apply_steps`, with one of the steps, each equally likely.
 
   The way of CL4SRec, Xie et al. (2022), https://arxiv.org/abs/2010.14395.
   """
   rng_which, rng_step = jax.random.split(rng)
   which = jax.random.randint(rng_which, (), 0, len(steps))
-  made = [apply_steps(rng_step, items, (step,), vocabulary) for step in steps]
-  return jnp.stack(made)[which]
+  made = [apply_steps(rng_step, row, (step,), vocabulary) for step in steps]
+  return jax.tree.map(lambda x: x[which], _stack(made))
 
 
 def two_views(
   rng: jax.Array,
-  items: jax.Array,
+  rows: Events,
   index: jax.Array,
   recipe: Recipe,
   vocabulary: augment.Vocabulary,
-  other_items: jax.Array | None = None,
-) -> jax.Array:
+  other_rows: Events | None = None,
+) -> Events:
   """Makes two independent views of each row.
 
   The keys depend on the row's number in the global batch, not on where the
@@ -188,17 +198,17 @@ def two_views(
 
   Args:
     rng: Key of the step.
-    items: [batch, length] int32.
+    rows: Arrays [batch, length]: `items` and the codes that go with them.
     index: [batch] int32, number of each row in the global batch.
     recipe: How the views are made.
     vocabulary: What may stand in a view besides the row's items.
-    other_items: [batch, length] int32, second windows of the same users, which
+    other_rows: As `rows`, second windows of the same users, which
       'two_windows' starts from.
 
   Returns:
-    [batch, 2, length] int32.
+    Arrays [batch, 2, length].
   """
-  if (recipe.split == _TWO_WINDOWS) != (other_items is not None):
+  if (recipe.split == _TWO_WINDOWS) != (other_rows is not None):
     raise ValueError(
       'a second window is needed by `two_windows`, and by no other.'
     )
@@ -209,11 +219,11 @@ def two_views(
     rng_row = jax.random.fold_in(rng, number)
     keys = jax.random.split(rng_row)
     if other is None:
-      rows = _SPLITS[recipe.split](jax.random.fold_in(rng_row, 2), row)
+      pair = _SPLITS[recipe.split](jax.random.fold_in(rng_row, 2), row)
     else:
-      rows = jnp.stack([row, other])
+      pair = _stack([row, other])
     return jax.vmap(
       lambda key, row: make_view(key, row, recipe.steps, vocabulary)
-    )(keys, rows)
+    )(keys, pair)
 
-  return jax.vmap(views_of_row)(index, items, other_items)
+  return jax.vmap(views_of_row)(index, rows, other_rows)

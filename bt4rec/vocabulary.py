@@ -1,17 +1,22 @@
 """Original item ids and the tokens of an encoder."""
 
+import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
 from absl import logging
 
 from bt4rec.datasets import Catalogue, events
+from bt4rec.datasets.sequences import make_catalogue
 from bt4rec.errors import InputError
+from bt4rec.features import Events
 
 _FILE = 'item_ids.npy'
+_CATEGORIES = 'item_categories.npz'
 
 
 class Tokens(NamedTuple):
@@ -20,10 +25,17 @@ class Tokens(NamedTuple):
   Attributes:
     items: [num_events] int32, tokens; unknown items have the mask token.
     offsets: [num_sequences + 1] int64, where each sequence starts.
+    codes: Event feature -> [num_events] codes, where known; see `features`.
   """
 
   items: np.ndarray
   offsets: np.ndarray
+  codes: Mapping[str, np.ndarray] | None = None
+
+  @property
+  def events(self) -> Events:
+    """Items and codes, aligned."""
+    return {'items': self.items, **(self.codes or {})}
 
   def windows(self, max_length: int) -> dict[str, np.ndarray]:
     """The newest events of each sequence: `start` int64, `length` int32."""
@@ -32,27 +44,53 @@ class Tokens(NamedTuple):
 
 
 def save(directory: str, catalogue: Catalogue) -> None:
-  """Writes the original item ids beside the checkpoints."""
-  path = os.path.join(directory, _FILE)
+  """Writes the original item ids and the categories beside the checkpoints."""
+  _replace(directory, _FILE, lambda f: np.save(f, catalogue.item_ids))
+  _replace(
+    directory,
+    _CATEGORIES,
+    lambda f: np.savez(
+      f,
+      names=np.array(catalogue.category_names, np.str_),
+      offsets=catalogue.category_offsets,
+      values=catalogue.category_values,
+    ),
+  )
+
+
+def _replace(directory: str, name: str, write: Callable) -> None:
   # A full disk must not cost the file that is there.
+  path = os.path.join(directory, name)
   with open(f'{path}.tmp', 'wb') as f:
-    np.save(f, catalogue.item_ids)
+    write(f)
   os.replace(f'{path}.tmp', path)
 
 
-def load(directory: str) -> np.ndarray:
-  """Reads what `save` wrote: [num_items] int64 or str, ascending.
+def load(directory: str) -> Catalogue:
+  """Reads what `save` wrote; titles are empty.
+
+  Versions before the side features wrote no categories.
 
   Raises:
     InputError: If it is missing or damaged.
   """
   path = os.path.join(directory, _FILE)
   try:
-    return np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
+    item_ids = np.load(path, allow_pickle=False)
+    catalogue = make_catalogue(item_ids, {}, {})
+    path = os.path.join(directory, _CATEGORIES)
+    if not os.path.exists(path):
+      return catalogue
+    with np.load(path, allow_pickle=False) as arrays:
+      return dataclasses.replace(
+        catalogue,
+        category_names=tuple(arrays['names'].tolist()),
+        category_offsets=arrays['offsets'],
+        category_values=arrays['values'],
+      )
+  except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
     raise InputError(
-      f'cannot read the item ids {path} ({error}); name the workdir of a '
-      f'pre-training.'
+      f'cannot read {path} ({error}); name the workdir of a pre-training.'
     ) from error
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import functools
+import importlib.util
 import json
 import os
 import shlex
@@ -96,24 +98,43 @@ def check_config(config: ConfigDict, workdir: str) -> None:
 def read_config(workdir: str) -> ConfigDict:
   """Reads `config.json` of a workdir.
 
-  A field that is younger than the workdir gets its default, which is what was
-  done before there was the field.
+  A field that the version which wrote it did not have gets its default: what
+  is added leaves everything as it was by default.
 
   Raises:
     InputError: If there is none.
   """
-  from configs import base  # The defaults; configs import nothing from here.
-
   path = os.path.join(workdir, 'config.json')
-  # Through JSON, so that lists are lists in both.
-  defaults = json.loads(base.get_config().to_json_best_effort())
   try:
     with open(path) as f:
-      return ConfigDict(_complete(json.load(f), defaults))
+      return ConfigDict(_merge(_defaults(), json.load(f)))
   except (OSError, ValueError) as error:
     raise InputError(
       f'cannot read {path} ({error}); name a workdir in which a job has run.'
     ) from error
+
+
+@functools.cache
+def _defaults() -> dict:
+  """The fields there are, as JSON has them: lists for tuples."""
+  # By its path: whoever only loads an encoder may have another package
+  # `configs`.
+  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  spec = importlib.util.spec_from_file_location(
+    'bt4rec_config_defaults', os.path.join(root, 'configs', 'base.py')
+  )
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return json.loads(module.get_config().to_json_best_effort())
+
+
+def _merge(defaults: dict, given: dict) -> dict:
+  merged = {**defaults, **given}
+  for key in defaults.keys() & given.keys():
+    if isinstance(defaults[key], dict) and isinstance(given[key], dict):
+      merged[key] = _merge(defaults[key], given[key])
+  return merged
 
 
 def downstream_command(config: ConfigDict, init_from: str, task: str) -> str:
@@ -185,19 +206,6 @@ def _interpreter() -> str:
   if shutil.which('python') == path:
     return 'python'
   return path.removeprefix(here)
-
-
-def _complete(tree: dict, defaults: dict) -> dict:
-  """The tree with what it lacks of the defaults."""
-  return {
-    **defaults,
-    **{
-      key: _complete(value, defaults[key])
-      if isinstance(value, dict) and isinstance(defaults.get(key), dict)
-      else value
-      for key, value in tree.items()
-    },
-  }
 
 
 def _flatten(tree: dict, prefix: str = '') -> dict:

@@ -2,15 +2,16 @@
 
 A study over variants of the pre-training, judged on validation: the test split
 is not looked at. SET is `grid` (default), every view maker with every weight
-of the off-diagonal term and every projector, or `options`, every other option
-alone, against `base`. Resumable; --config.study.rows picks variants,
+of the off-diagonal term and every projector; `options`, every other option
+alone, against `base`; or `encoders`, the parts of the modern block alone and
+together, against `plain`. Resumable; --config.study.rows picks variants,
 --config.study.seeds seeds.
 
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; an estimate from configs/pretrain.py: 11 minutes a
           pre-training and one for its probes, so 6.5 hours a seed for the 32
-          of `grid` and 3.5 for the 17 of `options`.
+          of `grid` and 3.5 for the 17 of `options`; `encoders` has 7.
 Expect:   a table on validation, a row for each variant.
 """
 
@@ -90,7 +91,22 @@ def _options() -> dict[str, dict]:
   }
 
 
-SETS = {'grid': _grid, 'options': _options}
+def _encoders() -> dict[str, dict]:
+  """Each part of the modern block, and all."""
+  parts = {
+    'rms_norm': {'norm': 'rms_norm'},
+    'swiglu': {'mlp': 'swiglu'},
+    'geglu': {'mlp': 'geglu'},
+    'rotary': {'positions': 'rotary'},
+    'relative': {'positions': 'relative'},
+  }
+  return {
+    **presets.blocks(),
+    **{name: {'encoder': part} for name, part in parts.items()},
+  }
+
+
+SETS = {'grid': _grid, 'options': _options, 'encoders': _encoders}
 
 
 def get_config(arg: str = 'synthetic') -> ConfigDict:

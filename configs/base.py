@@ -107,15 +107,25 @@ def get_config() -> ConfigDict:
   config.packing.num_groups = 0
 
   config.encoder = ConfigDict()
-  # 'transformer', or 'bag_of_items' (uses `dim` alone).
+  # 'transformer', or 'bag_of_items' (uses `dim` and `features` alone).
   config.encoder.name = 'transformer'
   # Width of item and user embeddings.
   config.encoder.dim = 64
   config.encoder.num_layers = 2
   config.encoder.num_heads = 2
-  # Width of a block's MLP, in multiples of `dim`.
+  # 'layer_norm' or 'rms_norm', before each part of a block.
+  config.encoder.norm = 'layer_norm'
+  # 'gelu', or gated: 'swiglu' or 'geglu', with as many weights.
+  config.encoder.mlp = 'gelu'
+  # Width of a block's MLP, in multiples of `dim`; a gated one has two thirds.
   config.encoder.mlp_ratio = 4
+  # Of an item: 'learned', by recency; or of two, in their attention: 'rotary',
+  # or 'relative' (a bias for each bucket of distances).
+  config.encoder.positions = 'learned'
   config.encoder.dropout = 0.1
+  # What is known of an event besides its item, embedded and added to it:
+  # 'category', 'time_gap' (since the event before).
+  config.encoder.features = ()
   # Whether an item attends only to earlier ones.
   config.encoder.causal = False
   # 'mean', 'last' or 'class_token'.

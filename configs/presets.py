@@ -88,6 +88,12 @@ def pretrainings() -> dict[str, dict]:
   }
 
 
+def blocks() -> dict[str, dict]:
+  """Transformer block -> what it overrides."""
+  modern = {'norm': 'rms_norm', 'mlp': 'swiglu', 'positions': 'rotary'}
+  return {'plain': {}, 'modern': {'encoder': modern}}
+
+
 def protocols() -> dict[str, dict]:
   """Downstream protocol -> what it overrides."""
   training = {

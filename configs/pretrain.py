@@ -1,9 +1,10 @@
-"""Pre-trains an encoder: configs/pretrain.py:DATASET[,OBJECTIVE].
+"""Pre-trains an encoder: configs/pretrain.py:DATASET[,OBJECTIVE[,BLOCK]].
 
 DATASET: synthetic, ml1m, ml20m, yelp, logs. OBJECTIVE: barlow_twins (default),
 dual_encoder (tuned), dual_encoder_plain, dual_encoder_public_code, info_nce
 (the contrast of CL4SRec), masked_item (BERT4Rec), next_item (SASRec with full
-cross-entropy), next_item_bce, next_item_gbce, next_item_sampled, vicreg.
+cross-entropy), next_item_bce, next_item_gbce, next_item_sampled, vicreg. BLOCK:
+plain (default) or modern (RMSNorm, SwiGLU, rotary positions).
 
 Command:  launch/run.sh --config=configs/pretrain.py:ml1m --workdir=runs/ml1m
 Hardware: 1 CPU core; 9.5 to 10 minutes.
@@ -19,13 +20,16 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   """Returns the config of a pre-training.
 
   Args:
-    arg: 'DATASET' or 'DATASET,OBJECTIVE'.
+    arg: 'DATASET', 'DATASET,OBJECTIVE' or 'DATASET,OBJECTIVE,BLOCK'.
   """
-  dataset, _, objective = arg.partition(',')
+  dataset, _, rest = arg.partition(',')
+  objective, _, block = rest.partition(',')
   config = base.get_config()
   presets.set_dataset(config, dataset)
   rows = presets.pretrainings()
   config.update(
     rows[presets.pick('objective', objective or 'barlow_twins', rows)]
   )
+  blocks = presets.blocks()
+  config.update(blocks[presets.pick('block', block or 'plain', blocks)])
   return config

@@ -27,12 +27,15 @@ all_lengths = pytest.mark.parametrize('length', rows.LENGTHS)
 _NUM_DRAWS = 4_000
 
 
+def _apply(name, key, row, ratio, vocabulary=rows.VOCABULARY):
+  """An operation on a row of items alone."""
+  return _OPS[name](key, {'items': row}, ratio, vocabulary)['items']
+
+
 @functools.partial(jax.jit, static_argnames='name')
 def _draws_of(name, row, ratio):
   keys = jax.random.split(jax.random.key(0), _NUM_DRAWS)
-  return jax.vmap(lambda key: _OPS[name](key, row, ratio, rows.VOCABULARY))(
-    keys
-  )
+  return jax.vmap(lambda key: _apply(name, key, row, ratio))(keys)
 
 
 def _draws(name: str, row, ratio: float) -> np.ndarray:
@@ -77,7 +80,7 @@ class TestEachOperation:
   def test_same_key_same_row_and_another_key_another(self, name):
     row = rows.row(16)
     views = [
-      np.asarray(_OPS[name](jax.random.key(seed), row, 0.5, rows.VOCABULARY))
+      np.asarray(_apply(name, jax.random.key(seed), row, 0.5))
       for seed in (3, 3, 4)
     ]
     np.testing.assert_array_equal(views[0], views[1])
@@ -88,10 +91,9 @@ class TestEachOperation:
     row = rows.row(10)
     for seed in range(5):
       key = jax.random.key(seed)
-      compiled = jax.jit(_OPS[name], static_argnums=2)
+      compiled = jax.jit(_apply, static_argnums=(0, 3))
       np.testing.assert_array_equal(
-        compiled(key, row, 0.4, rows.VOCABULARY),
-        _OPS[name](key, row, 0.4, rows.VOCABULARY),
+        compiled(name, key, row, 0.4), _apply(name, key, row, 0.4)
       )
 
   def test_ratio_1_never_reaches_into_the_padding(self):
@@ -100,7 +102,8 @@ class TestEachOperation:
     row = jnp.arange(1, length + 3, dtype=jnp.int32).at[length:].set(0)
 
     def reaches(key):
-      view = augment.segment_mask(key, row, 1.0, augment.Vocabulary(length + 2))
+      vocabulary = augment.Vocabulary(length + 2)
+      view = _apply('segment_mask', key, row, 1.0, vocabulary)
       return jnp.any(view[length:] > 0)
 
     keys = jax.random.split(jax.random.key(0), 2_000)
@@ -238,6 +241,6 @@ class TestCorrelated:
   @pytest.mark.parametrize('name', _INVENTING)
   def test_needs_the_table(self, name):
     with pytest.raises(ValueError, match='correlated'):
-      _OPS[name](
-        jax.random.key(0), rows.row(3), 0.5, augment.Vocabulary(rows.MASK)
+      _apply(
+        name, jax.random.key(0), rows.row(3), 0.5, augment.Vocabulary(rows.MASK)
       )

@@ -30,6 +30,10 @@ def test_every_argument_gives_a_config_with_the_fields_of_base(dataset):
     pretrain.get_config(f'{dataset},{objective}')
     for objective in presets.pretrainings()
   ]
+  configs += [
+    pretrain.get_config(f'{dataset},next_item,{block}')
+    for block in presets.blocks()
+  ]
   configs += [downstream.get_config(f'{dataset},{task}') for task in TASKS]
   for config in configs:
     assert set(config.keys()) == fields
@@ -75,6 +79,7 @@ def test_overrides_name_existing_fields_only():
   for overrides in (
     *presets.pretrainings().values(),
     *presets.protocols().values(),
+    *presets.blocks().values(),
   ):
     config.copy_and_resolve_references().lock().update(overrides)
 
@@ -127,6 +132,7 @@ def test_the_grid_crosses_view_makers_weights_and_projectors():
   [
     (lambda: pretrain.get_config('ml2m'), 'synthetic'),
     (lambda: pretrain.get_config('ml1m,barlow'), 'barlow_twins'),
+    (lambda: pretrain.get_config('ml1m,next_item,new'), 'modern'),
     (lambda: downstream.get_config('ml1m,next'), 'next_category'),
     (lambda: downstream.get_config('ml1m,next_item,prob'), 'finetune'),
     (lambda: study.get_config('yep'), 'ml1m'),

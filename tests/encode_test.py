@@ -299,7 +299,8 @@ class TestEmbed:
     test = tasks.make_task('next_item', dataset, 0).test()
     windows = test.windows(dataset.offsets, encoder.max_length)
     np.testing.assert_array_equal(
-      encoder.embed(histories), encoder.embed_windows(dataset.items, **windows)
+      encoder.embed(histories),
+      encoder.embed_windows({'items': dataset.items}, **windows),
     )
 
   def test_only_the_newest_events_count(self, runs):

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import encoders
+from bt4rec import encoders, heads, jobs, projector
 from bt4rec.errors import InputError
+from configs import base
 
 _VOCABULARY = 13
 _LENGTH = 7
@@ -24,6 +25,12 @@ _USERS = np.array(
   np.int32,
 )
 _POOLINGS = ('mean', 'last', 'class_token')
+# Every choice of a block comes once besides the plain one's.
+_BLOCKS = {
+  'rotary': {'norm': 'rms_norm', 'mlp': 'swiglu', 'positions': 'rotary'},
+  'relative': {'norm': 'rms_norm', 'mlp': 'geglu', 'positions': 'relative'},
+}
+all_blocks = pytest.mark.parametrize('block', _BLOCKS.values(), ids=_BLOCKS)
 
 
 def _transformer(**overrides):
@@ -243,6 +250,65 @@ class TestTransformerEncoder:
       h, _embed(last, params, prefixes), rtol=1e-4, atol=1e-4
     )
 
+  @all_blocks
+  def test_parameter_count_of_other_blocks(self, block):
+    module = _transformer(num_layers=1, **block)
+    gated = 2 * _MLP // 3
+    expected = (
+      _VOCABULARY * _DIM
+      + 2 * _DIM  # Scales of the norms.
+      + _DIM * 3 * _DIM  # Query, key and value.
+      + 3 * _DIM  # Their biases.
+      + _DIM * _DIM  # Attention's output.
+      + _DIM  # Its bias.
+      + 3 * _DIM * gated  # Gate, up and down.
+      + 32 * 3 * (block['positions'] == 'relative')  # Buckets, heads.
+      + _DIM  # Final norm.
+    )
+    assert _num_parameters(_params(module, _USERS, False)) == expected
+
+  @all_blocks
+  @pytest.mark.parametrize(
+    'pooling, causal',
+    [('mean', False), ('last', True), ('class_token', True)],
+  )
+  def test_other_blocks_keep_what_the_plain_one_keeps(
+    self, block, pooling, causal
+  ):
+    """Padding, neighbours, order, rounding, and rows of padding alone."""
+    module = _transformer(pooling=pooling, causal=causal, **block)
+    params = _params(module, _USERS, False)
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+    empty = np.zeros((1, _LENGTH), np.int32)
+    users = np.concatenate([_USERS, _USERS[2:, [1, 0, 2, 3, 4, 5, 6]], empty])
+    h = _embed(module, params, users)
+    assert np.isfinite(h).all()
+    close(_embed(module, params, users[[1, 0, 4, 2, 3]]), h[[1, 0, 4, 2, 3]])
+    cut = np.stack([_USERS[0, :5], _USERS[1, :5]])
+    close(_embed(module, params, cut), h[:2])
+    assert np.abs(h[2] - h[3]).max() > 1e-3
+    rounded = _transformer(
+      pooling=pooling, causal=causal, dtype=jnp.bfloat16, **block
+    )
+    np.testing.assert_allclose(_embed(rounded, params, users), h, atol=0.15)
+
+  @all_blocks
+  def test_other_blocks_see_no_later_item_if_causal(self, block):
+    changed = _USERS[2:].copy()
+    changed[0, 4:] = [1, 9, 10]
+    users = np.concatenate([_USERS[2:], changed])
+    for causal in (True, False):
+      module = _transformer(causal=causal, **block)
+      params = _params(module, _USERS, False)
+      states = jax.jit(
+        lambda params, module=module: module.apply(
+          {'params': params}, users, False, method='states'
+        )
+      )(params)
+      difference = np.abs(states[0] - states[1]).max(1)
+      assert (difference[4:] > 1e-3).all()
+      assert (difference[:4] == 0).all() == causal
+
   def test_dropout_is_drawn_in_training_only(self):
     module = _transformer()
     params = _params(module, _USERS, False)
@@ -256,9 +322,22 @@ class TestTransformerEncoder:
     assert not np.allclose(train(params, 0), train(params, 1))
     assert not np.allclose(train(params, 0), _embed(module, params, _USERS))
 
-  def test_refuses_an_unknown_pooling(self):
-    with pytest.raises(InputError, match=r"'max'.*mean, last, class_token"):
-      _transformer(pooling='max')
+  @pytest.mark.parametrize(
+    'key, valid',
+    [
+      ('pooling', 'mean, last, class_token'),
+      ('norm', 'layer_norm, rms_norm'),
+      ('mlp', 'gelu, swiglu, geglu'),
+      ('positions', 'learned, rotary, relative'),
+    ],
+  )
+  def test_refuses_an_unknown_name(self, key, valid):
+    with pytest.raises(InputError, match=rf"encoder.{key} 'max'.*{valid}"):
+      _transformer(**{key: 'max'})
+
+  def test_refuses_rotary_positions_in_heads_of_odd_width(self):
+    with pytest.raises(InputError, match=r'num_heads=4 gives a head 3 of them'):
+      _transformer(num_heads=4, positions='rotary')
 
   def test_refuses_heads_that_do_not_divide_the_width(self):
     with pytest.raises(InputError, match=r'dim=12 .*num_heads=5'):
@@ -286,11 +365,23 @@ class TestBagOfItems:
       _embed(module, params, rows), expected, rtol=1e-5, atol=1e-6
     )
 
+  def test_refuses_what_it_would_ignore(self):
+    config = base.get_config()
+    config.encoder.update({'name': 'bag_of_items', 'dim': 7})
+    jobs._check_encoder(config)
+    config.encoder.update({'norm': 'rms_norm', 'num_layers': 5})
+    with pytest.raises(InputError) as error:
+      jobs._check_encoder(config)
+    for text in ("encoder.norm='rms_norm'", 'encoder.num_layers=5'):
+      assert text in str(error.value)
+    config.encoder.name = 'transformer'
+    jobs._check_encoder(config)
+
 
 class TestProjector:
   def test_parameter_count(self):
     x = np.ones((4, _DIM), np.float32)
-    params = _params(encoders.Projector((10, 9, 8)), x, False)
+    params = _params(projector.Projector((10, 9, 8)), x, False)
     assert _num_parameters(params) == (
       _DIM * 10  # Dense.
       + 2 * 10  # Norm: scale, bias.
@@ -301,7 +392,7 @@ class TestProjector:
 
   @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
   def test_normalises_by_the_batch_in_training(self, dtype):
-    module = encoders.Projector((10, 9), dtype=dtype)
+    module = projector.Projector((10, 9), dtype=dtype)
     x = np.random.default_rng(0).normal(3, 2, (6, _DIM)).astype(np.float32)
     variables = jax.jit(lambda: module.init(jax.random.key(0), x, False))()
     z, updates = jax.jit(
@@ -329,7 +420,7 @@ class TestProjector:
 class TestHead:
   def test_starts_at_zero(self):
     h = np.ones((2, _DIM), np.float32)
-    module = encoders.Head(5)
+    module = heads.Head(5)
     variables = module.init(jax.random.key(0), h)
     np.testing.assert_array_equal(module.apply(variables, h), np.zeros((2, 5)))
     assert _num_parameters(variables) == _DIM * 5 + 5

@@ -141,7 +141,7 @@ def _layout(num_groups, reserved=0):
   return packing.Layout(jnp.asarray(row[0]), jnp.asarray(offset[0]), shape)
 
 
-def _encoder(pooling, causal):
+def _encoder(pooling, causal, **block):
   """An encoder with random parameters, none of them without effect."""
   module = encoders.make_encoder(
     'transformer',
@@ -153,6 +153,7 @@ def _encoder(pooling, causal):
     pooling=pooling,
     causal=causal,
     dtype=jnp.float32,
+    **block,
   )
   params = jax.eval_shape(
     functools.partial(module.init, train=False), jax.random.key(0), _windows()
@@ -182,6 +183,38 @@ class TestEncoder:
     np.testing.assert_allclose(
       states(items, layout=layout) * real, states(items) * real, atol=2e-5
     )
+
+  @pytest.mark.parametrize(
+    'pooling, block',
+    [
+      ('mean', {'positions': 'rotary', 'norm': 'rms_norm', 'mlp': 'swiglu'}),
+      ('class_token', {'positions': 'relative', 'mlp': 'geglu'}),
+    ],
+  )
+  def test_other_blocks_do_not_either(self, pooling, block):
+    """Values and gradients."""
+    module, params = _encoder(pooling, causal=False, **block)
+    params = jax.tree.map(lambda x: x / 3, params)
+    layout = _layout(4, reserved=int(pooling == 'class_token'))
+    items = _windows()
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def h_and_grads(params, is_packed):
+      def total(params):
+        h = module.apply(
+          {'params': params}, items, False, layout if is_packed else None
+        )
+        return (h**3).sum(), h
+
+      return jax.value_and_grad(total, has_aux=True)(params)
+
+    ((_, packed), of_packed), ((_, padded), of_padded) = (
+      h_and_grads(params, is_packed) for is_packed in (True, False)
+    )
+    np.testing.assert_allclose(packed, padded, rtol=5e-5, atol=5e-6)
+    for a, b in zip(*map(jax.tree.leaves, (of_packed, of_padded)), strict=True):
+      scale = np.abs(b).max() + 1e-3
+      np.testing.assert_allclose(a / scale, b / scale, atol=1e-4)
 
   def test_versions_lie_side_by_side(self):
     module, params = _encoder('mean', causal=False)
@@ -264,9 +297,9 @@ class TestPlan:
 
   def test_feeds_agree_to_the_bit(self):
     plan, items, _ = self._plan()
-    events = jnp.asarray(items)
+    events = {'items': jnp.asarray(items)}
     feeds = [
-      pipeline.feed(name, plan, items, max_length=9, batch_size=16)
+      pipeline.feed(name, plan, {'items': items}, max_length=9, batch_size=16)
       for name in ('tf.data', 'device')
     ]
     # Across the border of a block of steps, too.

@@ -48,8 +48,9 @@ def _examples(start_dtype=np.int64) -> plans.ExamplePlan:
 def _batches(name, plan, num_batches=5, items=_ITEMS, **overrides):
   """The first batches of a feed, as the step sees them."""
   arguments = {'max_length': _LENGTH, 'batch_size': _BATCH, **overrides}
-  feed = pipeline.feed(name, plan, items, **arguments)
-  events = jnp.asarray(items)
+  events = {'items': items}
+  feed = pipeline.feed(name, plan, events, **arguments)
+  events = jax.tree.map(jnp.asarray, events)
   return [
     pipeline.materialize({**batch, 'events': events}, _LENGTH)
     for batch in itertools.islice(feed, num_batches)
@@ -230,16 +231,16 @@ class TestGatherWindows:
   def test_by_hand(self):
     items = jnp.array([11, 12, 13, 14, 15])
     windows = pipeline.gather_windows(
-      items, jnp.array([0, 3, 4]), jnp.array([3, 2, 0]), 4
-    )
+      {'items': items}, jnp.array([0, 3, 4]), jnp.array([3, 2, 0]), 4
+    )['items']
     # The second would read past the last event.
     assert windows.tolist() == [[11, 12, 13, 0], [14, 15, 0, 0], [0, 0, 0, 0]]
 
   def test_jit_equals_numpy(self):
     rows = _plan()(2)
     windows = jax.jit(pipeline.gather_windows, static_argnums=3)(
-      _ITEMS, rows['start'], rows['length'], _LENGTH
-    )
+      {'items': _ITEMS}, rows['start'], rows['length'], _LENGTH
+    )['items']
     for window, start, length in zip(
       windows, rows['start'], rows['length'], strict=True
     ):
@@ -268,7 +269,7 @@ class TestFeeds:
     host, device = (
       list(
         itertools.islice(
-          pipeline.feed(name, plan, _ITEMS, max_length=3, batch_size=4), 6
+          pipeline.feed(name, plan, {}, max_length=3, batch_size=4), 6
         )
       )
       for name in ('tf.data', 'device')
@@ -310,13 +311,49 @@ class TestFeeds:
   def test_a_batch_that_does_not_divide_names_both_numbers(self):
     with pytest.raises(InputError, match=r'batch_size=6 .* 4 processes'):
       pipeline.feed(
-        'device', _plan(), _ITEMS, max_length=_LENGTH, batch_size=6,
+        'device', _plan(), {}, max_length=_LENGTH, batch_size=6,
         process_count=4,
       )  # fmt: skip
 
+  @pytest.mark.parametrize('windows', [1, 2])
+  def test_codes_are_those_of_the_items(self, windows):
+    plan = plans.PretrainPlan(
+      _OFFSETS,
+      _VISIBLE,
+      max_length=_LENGTH,
+      batch_size=4,
+      seed=0,
+      windows_per_user=windows,
+    )
+    codes = (_ITEMS % 200 + 1).astype(np.uint8)
+    events = {'items': _ITEMS, 'time_gap': codes}
+    on_device = jax.tree.map(jnp.asarray, events)
+    prefixes = ('', 'other_')[:windows]
+    host, device = (
+      [
+        pipeline.materialize({**batch, 'events': on_device}, _LENGTH)
+        for batch in itertools.islice(
+          pipeline.feed(name, plan, events, max_length=_LENGTH, batch_size=4),
+          3,
+        )
+      ]
+      for name in ('tf.data', 'device')
+    )
+    keys = [
+      f'{prefix}{name}' for prefix in prefixes for name in ('items', 'time_gap')
+    ]
+    _assert_same(host, device, keys)
+    for batch in host:
+      for prefix in prefixes:
+        items = np.asarray(batch[f'{prefix}items'])
+        expected = np.where(items > 0, items % 200 + 1, 0).astype(np.uint8)
+        np.testing.assert_array_equal(
+          batch[f'{prefix}time_gap'], expected, strict=True
+        )
+
   def test_unknown_feed_lists_the_valid_ones(self):
     with pytest.raises(InputError, match=r"'grain'.*tf\.data, device"):
-      pipeline.feed('grain', _plan(), _ITEMS, max_length=3, batch_size=6)
+      pipeline.feed('grain', _plan(), {}, max_length=3, batch_size=6)
 
   def test_device_feed_needs_no_tensorflow(self):
     program = (
@@ -332,8 +369,8 @@ class TestFeeds:
       'items = np.arange(1, 10, dtype=np.int32)\n'
       'def first(name):\n'
       '  batch = next(pipeline.feed(\n'
-      '    name, plan, items, max_length=3, batch_size=2))\n'
-      '  events = jnp.asarray(items)\n'
+      '    name, plan, {"items": items}, max_length=3, batch_size=2))\n'
+      '  events = {"items": jnp.asarray(items)}\n'
       '  return pipeline.materialize({**batch, "events": events}, 3)\n'
       'assert (first("device")["items"] > 0).all()\n'
       'try:\n'

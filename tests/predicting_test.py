@@ -42,8 +42,8 @@ class SeeThrough(nn.Module):
       'age_weight', nn.initializers.normal(), (_LENGTH,)
     )
 
-  def states(self, items, train, layout=None):
-    assert layout is None
+  def states(self, items, train, layout=None, codes=None):
+    assert layout is None and not codes
     real = items > 0
     x = self.item_table(items) * real[..., None]
     length = real.sum(-1, keepdims=True)
@@ -309,7 +309,7 @@ def test_validation_predicts_what_the_scores_rank(objective):
   loss, _ = model.apply(variables, batch, jax.random.key(0), False)
   length = (items > 0).sum(1)
   history = np.where(np.arange(9)[None] < length[:, None] - 1, items, 0)
-  query = model.apply(variables, history, method='query')
+  query = model.apply(variables, {'items': history}, method='query')
   table, bias = model.apply(variables, method='candidates')
   scores = np.asarray(query @ table.T + bias[None], np.float64)
   target = items[np.arange(4), length - 1] - 1
@@ -320,7 +320,7 @@ def test_validation_predicts_what_the_scores_rank(objective):
 def test_dual_encoder_scores_are_cosines_over_the_temperature():
   model, params, batch = _real('dual_encoder')
   variables = {'params': params}
-  query = model.apply(variables, batch['items'], method='query')
+  query = model.apply(variables, batch, method='query')
   table, bias = model.apply(variables, method='candidates')
   h = np.asarray(
     model.encoder.apply({'params': params['encoder']}, batch['items'], False)

@@ -23,6 +23,18 @@ def row(length: int) -> jax.Array:
   return jnp.asarray(np.pad(items[:length], (0, LENGTH - length)), jnp.int32)
 
 
+def codes(items) -> np.ndarray:
+  """A code for each item of a row, another for each; 0 for padding."""
+  return np.asarray(items).astype(np.uint8)
+
+
+def assert_codes_go_along(made: dict) -> None:
+  """Each item has the code it began with; what was put in has none."""
+  items, found = np.asarray(made['items']), np.asarray(made['time_gap'])
+  assert found.dtype == np.uint8
+  np.testing.assert_array_equal(found, np.where(items < 50, codes(items), 0))
+
+
 def assert_mean(values: np.ndarray, expected: float) -> None:
   """The mean of independent draws, within five standard errors of it."""
   error = values.std() / np.sqrt(len(values))

@@ -19,7 +19,7 @@ class _NewestItem:
   def queries(self, events, start, length):
     self.lengths += length.tolist()
     return np.eye(len(self._bias), dtype=np.float32)[
-      events[start + length - 1] - 1
+      events['items'][start + length - 1] - 1
     ]
 
   def candidates(self):
@@ -75,12 +75,14 @@ def test_a_head_standardises_and_maps():
   scorer = scoring.HeadScorer(
     head,
     lambda events, start, length: np.stack(
-      [events[start], events[start + length - 1]], axis=1
+      [events['items'][start], events['items'][start + length - 1]], axis=1
     ).astype(np.float32),
     max_history=4,
   )
   queries = scorer.queries(
-    np.array([3, 7, 1], np.int32), np.array([0]), np.array([3], np.int32)
+    {'items': np.array([3, 7, 1], np.int32)},
+    np.array([0]),
+    np.array([3], np.int32),
   )
   np.testing.assert_allclose(queries, [[3.5, 1.0]])
   candidates, bias = scorer.candidates()

@@ -262,10 +262,10 @@ visible = splits.visible_lengths('shared', dataset.lengths)
 plan = plans.PretrainPlan(
   dataset.offsets, visible, max_length=50, batch_size=128, seed=0)
 feed = pipeline.feed(
-  'device', plan, dataset.items, max_length=50, batch_size=128)
+  'device', plan, {{'items': dataset.items}}, max_length=50, batch_size=128)
 rows = next(feed)
 items = pipeline.cut_windows(
-  dataset.items, rows['start'], rows['length'], 50)
+  {{'items': dataset.items}}, rows['start'], rows['length'], 50)['items']
 pretrain_data.log_item_probability(dataset, visible)
 print(splits.fingerprint(dataset) != '', (items > 0).all())
 """

@@ -19,10 +19,18 @@ def _augment(keys, row, recipe):
   view = functools.partial(
     views.apply_steps, steps=recipe, vocabulary=rows.VOCABULARY
   )
-  return jax.vmap(lambda key: view(key, row))(keys)
+  return jax.vmap(lambda key: view(key, {'items': row})['items'])(keys)
 
 
-_two_views = jax.jit(views.two_views, static_argnums=3)
+def _plain_two_views(rng, items, index, recipe, vocabulary, other_items=None):
+  """The views of rows of items alone."""
+  others = None if other_items is None else {'items': other_items}
+  return views.two_views(
+    rng, {'items': items}, index, recipe, vocabulary, others
+  )['items']
+
+
+_two_views = jax.jit(_plain_two_views, static_argnums=3)
 
 
 class TestApplySteps:
@@ -64,14 +72,14 @@ class TestApplySteps:
     rows.assert_mean(np.asarray((made == rows.MASK).sum(1)) / 16, 0.75)
 
   def test_a_step_turned_off_does_not_change_the_others(self):
-    key, row = jax.random.key(5), rows.row(16)
+    key, row = jax.random.key(5), {'items': rows.row(16)}
     np.testing.assert_array_equal(
       views.apply_steps(
         key, row, (('mask', 0.0), ('crop', 0.5)), rows.VOCABULARY
-      ),
+      )['items'],
       views.apply_steps(
         key, row, (('permute', 0.0), ('crop', 0.5)), rows.VOCABULARY
-      ),
+      )['items'],
     )
 
 
@@ -108,7 +116,7 @@ class TestTwoViews:
   def test_jit_equals_no_jit(self):
     windows = jnp.stack([rows.row(length) for length in rows.LENGTHS])
     recipe = views.Recipe((('crop', 0.3), ('mask', 0.5)))
-    plain = views.two_views(
+    plain = _plain_two_views(
       jax.random.key(0),
       windows,
       jnp.asarray(self._INDEX),
@@ -160,7 +168,8 @@ class TestSplits:
   @staticmethod
   def _draws(split, length, draws=400):
     keys = jax.random.split(jax.random.key(0), draws)
-    made = jax.vmap(lambda key: views._SPLITS[split](key, rows.row(length)))
+    row = {'items': rows.row(length)}
+    made = jax.vmap(lambda key: views._SPLITS[split](key, row)['items'])
     return np.asarray(jax.jit(made)(keys))
 
   @pytest.mark.parametrize('split', ['disjoint_halves', 'past_future'])
@@ -214,7 +223,7 @@ class TestSplits:
 
   def test_two_windows_are_augmented_each(self):
     windows, others = rows.row(10)[None], rows.row(16)[None]
-    made = views.two_views(
+    made = _plain_two_views(
       jax.random.key(0),
       windows,
       jnp.arange(1),
@@ -225,7 +234,7 @@ class TestSplits:
     np.testing.assert_array_equal(made[0], np.stack([windows[0], others[0]]))
     for split, other in (('two_windows', None), ('none', others)):
       with pytest.raises(ValueError, match='second window'):
-        views.two_views(
+        _plain_two_views(
           jax.random.key(0),
           windows,
           jnp.arange(1),
@@ -245,6 +254,51 @@ class TestSplits:
       np.testing.assert_array_equal(made, np.stack([windows] * 2, axis=1))
     assert not views.Recipe((), 'past_future').is_identity
     assert not views.Recipe((('mask', 0.1),)).is_identity
+
+
+class TestCodes:
+  """What is known of an event stays with its item."""
+
+  @pytest.mark.parametrize(
+    'recipe',
+    [
+      *(views.Recipe(((name, 0.5),)) for name in sorted(augment.AUGMENTATIONS)),
+      views.Recipe((('insert', 0.5), ('permute', 0.5)), 'disjoint_halves'),
+      views.Recipe((('crop', 0.3), ('mask', 0.9)), 'past_future'),
+      views.Recipe((('mask', 0.5), ('substitute', 0.5)), draw_one=True),
+      views.Recipe((('mask', 0.3), ('permute', 1.0)), 'two_windows'),
+    ],
+  )
+  def test_go_along(self, recipe):
+    lengths = np.repeat(rows.LENGTHS, 3)
+    windows, others = (
+      jnp.stack([rows.row(length) for length in order])
+      for order in (lengths, lengths[::-1])
+    )
+
+    def with_codes(items):
+      return {'items': items, 'time_gap': jnp.asarray(rows.codes(items))}
+
+    others = with_codes(others) if recipe.split == 'two_windows' else None
+    made = jax.jit(views.two_views, static_argnums=3)(
+      jax.random.key(0),
+      with_codes(windows),
+      jnp.arange(len(windows)),
+      recipe,
+      rows.VOCABULARY,
+      others,
+    )
+    rows.assert_codes_go_along(made)
+    alone = _two_views(
+      jax.random.key(0),
+      windows,
+      jnp.arange(len(windows)),
+      recipe,
+      rows.VOCABULARY,
+      others and others['items'],
+    )
+    # They change no draw.
+    np.testing.assert_array_equal(made['items'], alone)
 
 
 class TestMakeRecipe:

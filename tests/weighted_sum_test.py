@@ -98,7 +98,7 @@ def test_scores_are_those_of_the_first_part_that_predicts_items():
   assert not _model('barlow_twins').predicts_items
   # A static argument of `jit`, as where many are scored.
   assert hash(model) == hash(_model('barlow_twins+next_item+dual_encoder'))
-  for method, inputs in (('query', (batch['items'],)), ('candidates', ())):
+  for method, inputs in (('query', (batch,)), ('candidates', ())):
     jax.tree.map(
       np.testing.assert_array_equal,
       model.apply(variables, *inputs, method=method),

@@ -115,6 +115,22 @@ class TestCheckConfig:
     now.seed, now.augment.order = 3, ('mask',)
     workdir.check_config(now, str(tmp_path))
 
+  def test_what_a_version_before_did_not_have_is_the_default(self, tmp_path):
+    config = base.get_config()
+    config.encoder.dim = 48
+    before = json.loads(config.to_json_best_effort())
+    del before['encoder']['norm'], before['augment']['split']
+    del before['item_loss']
+    path = tmp_path / 'config.json'
+    path.write_text(json.dumps(before))
+    found = workdir.read_config(str(tmp_path))
+    assert found.to_json() == config.to_json_best_effort()
+    workdir.check_config(config, str(tmp_path))
+    path.write_text(json.dumps(before))
+    config.encoder.norm = 'rms_norm'
+    with pytest.raises(InputError, match="norm was 'layer_norm', is 'rms_n"):
+      workdir.check_config(config, str(tmp_path))
+
   @pytest.mark.parametrize('text', [None, '', '{"seed": '])
   def test_unreadable_record_is_named(self, tmp_path, text):
     if text is not None:

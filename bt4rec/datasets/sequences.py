@@ -6,6 +6,7 @@ pipeline gathers windows from, and what lies on the device where it fits.
 """
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -101,6 +102,11 @@ class SequenceDataset:
   def lengths(self) -> np.ndarray:
     """[num_users] int64, the number of events of each user."""
     return np.diff(self.offsets)
+
+  @functools.cached_property
+  def derived(self) -> dict[str, np.ndarray]:
+    """Arrays [num_events] made of the others, each when it is needed first."""
+    return {}
 
 
 def from_events(

@@ -4,8 +4,9 @@ An objective is a Flax module called as `objective(encoder, batch, rng, train)`
 with the bound encoder; it returns the scalar loss and a dict of scalars to be
 logged. What belongs to it alone, such as a projector, are its own parameters.
 
-An objective that predicts items also has `query(encoder, items)`, [batch, dim]
-for histories that leave room for one item more, and `candidates(encoder)`,
+An objective that predicts items also has `query(encoder, rows)`, [batch, dim]
+for histories that leave room for one item more (`items` and the codes that go
+with them, see `features`), and `candidates(encoder)`,
 [num_items, dim] and [num_items]: an item's score is `query @ candidate + bias`.
 """
 

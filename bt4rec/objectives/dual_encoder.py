@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bt4rec.features import Events, codes_of
+
 _NEVER = -1e9
 
 
@@ -127,7 +129,7 @@ class DualEncoder(nn.Module):
     )
     temperature = self._temperature()
     loss, metrics = in_batch_softmax_loss(
-      _unit(encoder(context, train, batch['layout'])),
+      _unit(encoder(context, train, batch['layout'], codes_of(batch))),
       _unit(encoder.item_table(target)),
       target,
       temperature=temperature,
@@ -142,9 +144,10 @@ class DualEncoder(nn.Module):
       return 1.0
     return jnp.exp(self.log_temperature)
 
-  def query(self, encoder: nn.Module, items: jax.Array) -> jax.Array:
-    """[batch, length] int32 -> [batch, dim], what the next item is like."""
-    return _unit(encoder(items, train=False)) / self._temperature()
+  def query(self, encoder: nn.Module, rows: Events) -> jax.Array:
+    """Arrays [batch, length] -> [batch, dim], what the next item is like."""
+    h = encoder(rows['items'], train=False, codes=codes_of(rows))
+    return _unit(h) / self._temperature()
 
   def candidates(self, encoder: nn.Module) -> tuple[jax.Array, jax.Array]:
     """[num_items, dim] what queries are compared with, [num_items] biases."""

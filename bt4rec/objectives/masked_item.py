@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bt4rec.features import Events, codes_of
 from bt4rec.objectives.item_loss import ItemLoss
 
 
@@ -107,7 +108,7 @@ class MaskedItem(nn.Module):
     is_here = position[:, None] == jnp.arange(items.shape[1])[None, :, None]
     hidden = (is_here & is_masked[:, None]).any(-1)
     masked = jnp.where(hidden, self.mask_item, items)
-    states = encoder.states(masked, train, batch['layout'])
+    states = encoder.states(masked, train, batch['layout'], codes_of(batch))
     states = jnp.take_along_axis(states, position[..., None], axis=1)
     return self.loss(
       rng_negatives,
@@ -123,12 +124,13 @@ class MaskedItem(nn.Module):
   def _output(self, states: jax.Array) -> jax.Array:
     return self.norm(nn.gelu(self.projection(states)).astype(jnp.float32))
 
-  def query(self, encoder: nn.Module, items: jax.Array) -> jax.Array:
-    """[batch, length] int32, with room for one more -> [batch, dim]."""
+  def query(self, encoder: nn.Module, rows: Events) -> jax.Array:
+    """Arrays [batch, length], with room for one more -> [batch, dim]."""
+    items = rows['items']
     end = (items > 0).sum(-1)
     position = jnp.arange(items.shape[1])[None]
     items = jnp.where(position == end[:, None], self.mask_item, items)
-    states = encoder.states(items, train=False)
+    states = encoder.states(items, train=False, codes=codes_of(rows))
     state = jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0]
     return self._output(state)
 

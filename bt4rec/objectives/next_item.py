@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from bt4rec import packing
+from bt4rec.features import Events, codes_of
 from bt4rec.objectives.item_loss import ItemLoss
 
 
@@ -36,7 +37,8 @@ class NextItem(nn.Module):
     num_context = (items > 0).sum(-1) - 1
     position = jnp.arange(items.shape[1])[None]
     context = jnp.where(position < num_context[:, None], items, 0)
-    states = encoder.states(context, train, batch['layout'])[:, :-1]
+    states = encoder.states(context, train, batch['layout'], codes_of(batch))
+    states = states[:, :-1]
     target = items[:, 1:]
     if not train:
       last = jnp.maximum(num_context - 1, 0)[:, None]
@@ -60,10 +62,10 @@ class NextItem(nn.Module):
       axis_name=self.axis_name,
     )
 
-  def query(self, encoder: nn.Module, items: jax.Array) -> jax.Array:
-    """[batch, length] int32 -> [batch, dim], what the next item is like."""
-    last = jnp.maximum((items > 0).sum(-1) - 1, 0)
-    states = encoder.states(items, train=False)
+  def query(self, encoder: nn.Module, rows: Events) -> jax.Array:
+    """Arrays [batch, length] -> [batch, dim], what the next item is like."""
+    last = jnp.maximum((rows['items'] > 0).sum(-1) - 1, 0)
+    states = encoder.states(rows['items'], train=False, codes=codes_of(rows))
     return jnp.take_along_axis(states, last[:, None, None], axis=1)[:, 0]
 
   def candidates(self, encoder: nn.Module) -> tuple[jax.Array, jax.Array]:

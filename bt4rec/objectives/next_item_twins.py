@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bt4rec.encoders import Projector
+from bt4rec.features import codes_of
 from bt4rec.objectives.dual_encoder import split_context
+from bt4rec.projector import Projector
 
 
 class NextItemTwins(nn.Module):
@@ -47,7 +48,10 @@ class NextItemTwins(nn.Module):
       rng, batch['items'], batch['index'], self.min_context
     )
     return self.loss(
-      project(encoder(context, train, batch['layout']), 'context_projector'),
+      project(
+        encoder(context, train, batch['layout'], codes_of(batch)),
+        'context_projector',
+      ),
       project(encoder.item_table(target), 'item_projector'),
       train,
     )

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bt4rec import augment, views
-from bt4rec.encoders import Projector
+from bt4rec import augment, features, views
+from bt4rec.projector import Projector
 
 
 class TwoViews(nn.Module):
@@ -42,7 +42,7 @@ class TwoViews(nn.Module):
     """`batch` has `items` [batch, length], `index` [batch] and `layout`.
 
     Where the recipe asks for them also `other_items`, as `items`, and the
-    table `correlated`.
+    table `correlated`; with event features their codes, as `items`.
     """
     h = self.embed_views(encoder, batch, rng, train)
     z = self.make_projector()(h, train)
@@ -55,17 +55,22 @@ class TwoViews(nn.Module):
     """[batch * 2, dim], the two embeddings of each user side by side."""
     rows = views.two_views(
       rng,
-      batch['items'],
+      features.windows_of(batch),
       batch['index'],
       self.recipe,
       augment.Vocabulary(self.mask_item, batch.get('correlated')),
-      batch.get('other_items'),
+      features.windows_of(batch, features.OTHER) or None,
     )
     # One pass over both views; they stay side by side, so that a batch split
     # over devices needs no exchange.
-    rows = rows.reshape(-1, rows.shape[-1])  # [batch * 2, length]
+    rows = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), rows)
     layout = batch['layout']
-    return encoder(rows, train, layout.repeat(2) if layout else None)
+    return encoder(
+      rows['items'],  # [batch * 2, length]
+      train,
+      layout.repeat(2) if layout else None,
+      features.codes_of(rows),
+    )
 
   def make_projector(self) -> Projector:
     """The projector, to be made once."""

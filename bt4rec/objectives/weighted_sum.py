@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bt4rec.errors import InputError
+from bt4rec.features import Events
 
 
 def parse_sum(text: str, valid: Iterable[str]) -> dict[str, float]:
@@ -84,9 +85,9 @@ class WeightedSum(nn.Module):
     """The first part that predicts items gives the scores."""
     return next(filter(predicts_items, self.parts.values()))
 
-  def query(self, encoder: nn.Module, items: jax.Array) -> jax.Array:
-    """[batch, length] int32 -> [batch, dim], what the next item is like."""
-    return self._predicting().query(encoder, items)
+  def query(self, encoder: nn.Module, rows: Events) -> jax.Array:
+    """Arrays [batch, length] -> [batch, dim], what the next item is like."""
+    return self._predicting().query(encoder, rows)
 
   def candidates(self, encoder: nn.Module) -> tuple[jax.Array, jax.Array]:
     """[num_items, dim] what queries are compared with, [num_items] biases."""

@@ -1,0 +1,132 @@
+"""Transformer blocks: norm, MLP and the positions of attention by choice."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bt4rec import positions
+
+# Name in the config -> norm before each part of a block and at the end. They
+# compute in float32 whatever the dtype of the matrix products. RMSNorm: Zhang
+# and Sennrich (2019), arXiv 1910.07467.
+NORMS: dict[str, Callable[..., nn.Module]] = {
+  'layer_norm': nn.LayerNorm,
+  'rms_norm': nn.RMSNorm,
+}
+
+
+def _plain_mlp(x: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
+  hidden = nn.gelu(nn.Dense(width, dtype=dtype, name='up')(x))
+  return nn.Dense(x.shape[-1], dtype=dtype, name='down')(hidden)
+
+
+def gated_width(width: int) -> int:
+  """Two thirds of the plain MLP's width, rounded, at least 1.
+
+  Three matrices have so as many entries as the plain MLP's two.
+  """
+  return max(1, round(2 * width / 3))
+
+
+def _gated_mlp(
+  activation: Callable, x: jax.Array, width: int, dtype: jnp.dtype
+) -> jax.Array:
+  """`(activation(x W) * x V) W2` of Shazeer (2020), arXiv 2002.05202."""
+  dense = functools.partial(nn.Dense, use_bias=False, dtype=dtype)
+  gate = activation(dense(gated_width(width), name='gate')(x))
+  hidden = gate * dense(gated_width(width), name='up')(x)
+  return dense(x.shape[-1], name='down')(hidden)
+
+
+# Name in the config -> input, width of the plain one, dtype -> output; to be
+# called inside of a block.
+MLPS: dict[str, Callable[[jax.Array, int, jnp.dtype], jax.Array]] = {
+  'gelu': _plain_mlp,
+  'swiglu': functools.partial(_gated_mlp, nn.silu),
+  'geglu': functools.partial(_gated_mlp, nn.gelu),
+}
+
+# Where the encoder knows the place of a token from: an embedding added to the
+# item's, or the attention of each block.
+POSITIONS = ('learned', 'rotary', 'relative')
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention.
+
+  Attributes:
+    num_heads: Number of heads, a divisor of the width.
+    dtype: Type of the matrix products.
+    positions: One of `POSITIONS`; 'learned' leaves them to the encoder.
+    causal: Whether the mask is causal.
+  """
+
+  num_heads: int
+  dtype: jnp.dtype
+  positions: str = 'learned'
+  causal: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    """`x` [batch, length, dim], `mask` broadcast to [batch, 1, query, key]."""
+    dim = x.shape[-1]
+    qkv = nn.DenseGeneral(
+      (3, self.num_heads, dim // self.num_heads), dtype=self.dtype, name='qkv'
+    )(x)  # [batch, length, 3, num_heads, head_dim]
+    query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    bias = None
+    if self.positions == 'rotary':
+      query, key = positions.rotate(query), positions.rotate(key)
+    elif self.positions == 'relative':
+      bias = positions.RelativeBias(
+        self.num_heads, self.causal, name='relative'
+      )(x.shape[1])
+    # The softmax inside is computed in float32.
+    mixed = jax.nn.dot_product_attention(
+      query, key, value, bias=bias, mask=mask
+    )
+    return nn.DenseGeneral(dim, axis=(-2, -1), dtype=self.dtype, name='out')(
+      mixed
+    )
+
+
+class Block(nn.Module):
+  """Pre-norm transformer block, Xiong et al. (2020), arXiv 2002.04745.
+
+  Attributes:
+    num_heads: Number of attention heads.
+    mlp_ratio: Width of the plain MLP, in multiples of the block's.
+    dropout: Dropout rate of attention and MLP.
+    dtype: Type of the matrix products.
+    norm: One of `NORMS`.
+    mlp: One of `MLPS`.
+    positions: One of `POSITIONS`.
+    causal: Whether the mask is causal.
+  """
+
+  num_heads: int
+  mlp_ratio: int
+  dropout: float
+  dtype: jnp.dtype
+  norm: str = 'layer_norm'
+  mlp: str = 'gelu'
+  positions: str = 'learned'
+  causal: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+    """[batch, length, dim] -> [batch, length, dim]."""
+    drop = functools.partial(
+      nn.Dropout(self.dropout, deterministic=not train).__call__
+    )
+    norm = NORMS[self.norm]
+    attend = Attention(
+      self.num_heads, self.dtype, self.positions, self.causal, name='attention'
+    )
+    x = x + drop(attend(norm(name='attention_norm')(x), mask))
+    width = x.shape[-1] * self.mlp_ratio
+    y = MLPS[self.mlp](norm(name='mlp_norm')(x), width, self.dtype)
+    return x + drop(y)

@@ -1,0 +1,42 @@
+"""The projector between an embedding and a loss of the pre-training."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Projector(nn.Module):
+  """MLP with batch normalisation, used in pre-training only.
+
+  The three-layer projector of Zbontar et al. (2021), arXiv 2103.03230,
+  section 2.2, when `widths` has three entries.
+
+  Attributes:
+    widths: Output width of each layer.
+    axis_name: Mapped axis the batch is split over, None under `jit`.
+    dtype: Type of the matrix products.
+  """
+
+  widths: Sequence[int]
+  axis_name: str | None = None
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """[batch, dim] -> [batch, widths[-1]] float32."""
+    for number, width in enumerate(self.widths):
+      if number:
+        # Statistics of the global batch, in float32.
+        x = nn.BatchNorm(
+          use_running_average=not train,
+          axis_name=self.axis_name,
+          momentum=0.9,
+          name=f'norm_{number - 1}',
+        )(x.astype(jnp.float32))
+        x = nn.relu(x)
+      x = nn.Dense(
+        width, use_bias=False, dtype=self.dtype, name=f'dense_{number}'
+      )(x)
+    return x.astype(jnp.float32)

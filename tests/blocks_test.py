@@ -1,0 +1,137 @@
+"""The parts of a transformer block, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bt4rec import blocks
+
+_DIM = 6
+
+
+def _sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+def _gelu(x):
+  # The approximation by tanh, as in BERT's and T5's code.
+  return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def _rms_norm(x, scale):
+  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+
+
+def _layer_norm(x, scale, bias):
+  centred = x - x.mean(-1, keepdims=True)
+  variance = (centred**2).mean(-1, keepdims=True)
+  return centred / np.sqrt(variance + 1e-6) * scale + bias
+
+
+def _random(module, *args):
+  """Random parameters, float64 for NumPy and as the module takes them."""
+  shapes = jax.eval_shape(
+    lambda: module.init(jax.random.key(0), *args)['params']
+  )
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
+  return params, jax.tree.map(jnp.float32, params)
+
+
+_X = np.random.default_rng(1).normal(2.0, 1.0, size=(2, 4, _DIM))
+
+
+@pytest.mark.parametrize('name', blocks.NORMS)
+def test_norms(name):
+  module = blocks.NORMS[name]()
+  params, own = _random(module, _X)
+  norm = {'rms_norm': _rms_norm, 'layer_norm': _layer_norm}[name]
+  expected = norm(_X, **params)
+  x = jnp.float32(_X)
+  np.testing.assert_allclose(
+    module.apply({'params': own}, x), expected, rtol=1e-4, atol=1e-5
+  )
+  rounded = module.apply({'params': own}, x.astype(jnp.bfloat16))
+  assert rounded.dtype == jnp.float32
+
+
+def _mlp(name, y, params):
+  """The MLP of a block in NumPy."""
+  if name == 'gelu':
+    up, down = params['up'], params['down']
+    hidden = _gelu(y @ up['kernel'] + up['bias'])
+    return hidden @ down['kernel'] + down['bias']
+  gate, up, down = (params[key]['kernel'] for key in ('gate', 'up', 'down'))
+  z = y @ gate
+  activated = {'swiglu': z * _sigmoid(z), 'geglu': _gelu(z)}[name]
+  return (activated * (y @ up)) @ down
+
+
+@pytest.mark.parametrize('norm', blocks.NORMS)
+@pytest.mark.parametrize('mlp', blocks.MLPS)
+def test_mlp_of_a_block(norm, mlp):
+  module = blocks.Block(2, 3, 0.0, jnp.float32, norm=norm, mlp=mlp)
+  mask = jnp.ones((1, 1, 4, 4), bool)
+  params, own = _random(module, jnp.float32(_X), mask, False)
+  # With an attention that gives nothing, the MLP alone is added.
+  own['attention']['out'] = jax.tree.map(
+    jnp.zeros_like, own['attention']['out']
+  )
+  given = module.apply({'params': own}, jnp.float32(_X), mask, False)
+  kinds = {'rms_norm': _rms_norm, 'layer_norm': _layer_norm}
+  y = kinds[norm](_X, **params['mlp_norm'])
+  expected = _X + _mlp(mlp, y, params)
+  np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('mlp', ['swiglu', 'geglu'])
+def test_a_gated_mlp_has_as_many_weights(mlp):
+  def num_weights(mlp):
+    module = blocks.Block(2, 4, 0.0, jnp.float32, mlp=mlp)
+    shapes = jax.eval_shape(
+      lambda: module.init(
+        jax.random.key(0),
+        jnp.ones((1, 1, 66)),
+        jnp.ones((1, 1, 1, 1), bool),
+        False,
+      )['params']
+    )
+    return sum(
+      shapes[name]['kernel'].size
+      for name in ('gate', 'up', 'down')
+      if name in shapes
+    )
+
+  # 66 * 4 = 264, of which two thirds are 176: 3 * 66 * 176 = 2 * 66 * 264.
+  assert num_weights(mlp) == num_weights('gelu') == 34_848
+
+
+@pytest.mark.parametrize('kind', ['learned', 'rotary', 'relative'])
+def test_attention(kind):
+  module = blocks.Attention(3, jnp.float32, kind, causal=True)
+  mask = jnp.tril(jnp.ones((4, 4), bool))[None, None]
+  params, own = _random(module, jnp.float32(_X), mask)
+  given = module.apply({'params': own}, jnp.float32(_X), mask)
+  qkv = np.einsum('bld,dnhk->blnhk', _X, params['qkv']['kernel'])
+  query, key, value = np.moveaxis(qkv + params['qkv']['bias'], 2, 0)
+  expected = np.broadcast_to(params['out']['bias'], _X.shape).copy()
+  for row, head, at in np.ndindex(2, 3, 4):
+    scores = np.empty(at + 1)
+    for other in range(at + 1):
+      q, k = query[row, at, head], key[row, other, head]
+      if kind == 'rotary':
+        # One pair of features, which turns by a radian a place.
+        q, k = (
+          complex(*x) * np.exp(1j * place) for x, place in ((q, at), (k, other))
+        )
+        scores[other] = (q * k.conjugate()).real / np.sqrt(2)
+      else:
+        scores[other] = q @ k / np.sqrt(2)
+      if kind == 'relative':
+        # Below 16 the bucket is the distance.
+        scores[other] += params['relative']['bias_embedding'][at - other, head]
+    weight = np.exp(scores - scores.max())
+    mixed = weight / weight.sum() @ value[row, : at + 1, head]
+    expected[row, at] += mixed @ params['out']['kernel'][head]
+  np.testing.assert_allclose(given, expected, rtol=1e-3, atol=1e-3)
