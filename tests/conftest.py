@@ -8,6 +8,8 @@ os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '')
   + ' --xla_force_host_platform_device_count=8'
   + ' --xla_backend_optimization_level=0'
+  # A busy machine may hold one of the devices up; XLA would abort the process.
+  + ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
 )
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
