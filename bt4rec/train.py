@@ -20,6 +20,10 @@ from bt4rec.errors import InputError, NonFiniteLossError
 from bt4rec.progress import Progress
 from bt4rec.train_state import TrainState
 
+# Enough that a device never waits for the host. With more than 32 XLA's CPU
+# client makes the threads wait that would start the other devices' steps, and
+# steps with collectives then wait for each other forever.
+_STEPS_IN_FLIGHT = 16
 _PREEMPTED = 128 + signal.SIGTERM
 
 
@@ -236,6 +240,7 @@ class _Run:
       )
       self._step += 1
       self._progress.advance(self._finished_step())
+      self._wait(_STEPS_IN_FLIGHT)
       last = self._step == job.total_steps
       if (
         last
@@ -295,10 +300,14 @@ class _Run:
       self._num_ready += 1
     return self._step - len(pending) + self._num_ready
 
-  def _wait(self) -> None:
-    """Waits for the device, step by step, so that the bar goes on."""
-    for loss, *_ in self._pending[self._num_ready :]:
-      loss.block_until_ready()
+  def _wait(self, num_left: int = 0) -> None:
+    """Waits for the device, step by step, so that the bar goes on.
+
+    Args:
+      num_left: How many steps may be left to do.
+    """
+    while len(self._pending) - self._num_ready > num_left:
+      self._pending[self._num_ready][0].block_until_ready()
       self._progress.advance(self._finished_step())
 
   def _check_finite(self) -> None:
@@ -366,7 +375,8 @@ class _Run:
         metrics['effective_rank'],
       )
     self._write(metrics)
-    self._progress.note({'loss': metrics['loss']})
+    # A step that was skipped has none.
+    self._progress.note({k: v for k, v in metrics.items() if k == 'loss'})
     self._progress.show(self._step, metrics)
 
   def _evaluate_and_save(self) -> None:
