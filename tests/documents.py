@@ -120,6 +120,7 @@ _SIZES = {
   'downstream': _TRAINING,
   'quickstart': {**_STUDY, 'study.rows': ('majority', 'barlow_twins')},
   'study': {**_STUDY, 'study.rows': ('random', 'barlow_twins')},
+  'tune': {**_STUDY, 'tune.num_trials': 1},
   'ablation': {**_STUDY, 'study.rows': ('random', 'masks-plain-256')},
 }
 _WORLD = {
