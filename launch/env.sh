@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Makes a virtual environment at the repository, or finds it made.
 #
 # Sourced by the other scripts, which name the extras they need:
