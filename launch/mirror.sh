@@ -147,9 +147,12 @@ copy() {
     rm -rf "$snapshot"
 }
 
-# Until this script is gone, however it went.
+# Until this script is gone, however it went: the copier then has another parent.
 copy_now_and_then() {
-  while sleep "$every" && kill -0 $$ 2>/dev/null; do
+  local parent
+  while sleep "$every"; do
+    read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
+    [ "$parent" = $$ ] || return
     copy || true
   done
 }

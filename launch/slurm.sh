@@ -69,7 +69,9 @@ print_script() {
 limit=''
 trap 'limit=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 END
-  echo "srun --kill-on-bad-exit=1${cpus:+ --cpus-per-task=$cpus}" \
+  echo '# JAX ends the others where one fails; srun might kill one that saves.'
+  # shellcheck disable=SC2016
+  echo "srun --kill-on-bad-exit=0${cpus:+ --cpus-per-task=$cpus}" \
     '"${command[@]}" &'
   cat <<'END'
 srun=$!
