@@ -36,11 +36,18 @@ make_env() {
 }
 
 make_env_at() {
-  local folder="$1" extras python stamp
+  local folder="$1" extras
   shift
   extras=$(echo "$*" | tr ' ' ',')
-  stamp="$folder/bt4rec-$(cat setup.cfg pyproject.toml | cksum | tr ' ' '-')"
-  stamp="$stamp-${extras:-base}"
+  fill_env "$folder" \
+    "$(cat setup.cfg pyproject.toml | cksum | tr ' ' '-')-${extras:-base}" \
+    -e ".${extras:+[$extras]}"
+}
+
+# fill_env FOLDER STAMP WORD...: the words are what pip is to install.
+fill_env() {
+  local folder="$1" stamp="$1/bt4rec-$2" python
+  shift 2
   if [ ! -e "$stamp" ]; then
     echo "bt4rec: making the environment $folder (once, about a minute) ..." >&2
     python=$(find_python) || return 1
@@ -48,11 +55,11 @@ make_env_at() {
       [ -x "$folder/bin/python" ] ||
         uv venv --quiet --python "$python" "$folder" || return 1
       uv pip install --quiet --compile-bytecode --python "$folder/bin/python" \
-        -e ".${extras:+[$extras]}" || return 1
+        "$@" || return 1
     else
       [ -x "$folder/bin/python" ] || "$python" -m venv "$folder" || return 1
       "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
-        -e ".${extras:+[$extras]}" || return 1
+        "$@" || return 1
     fi
     touch "$stamp"
   fi

@@ -275,8 +275,10 @@ def test_the_layout_names_every_file_once_and_no_other():
 
 def _sentences() -> str:
   """Every text in the code, one a line, with `…` for what it is filled with."""
+  # Of a shell a sentence goes on in the next word and line.
   texts = [
-    (_ROOT / 'launch' / 'env.sh').read_text().replace("' \\\n    '", ' ')
+    re.sub(r"""(['"]) \\\n\s*\1""", ' ', path.read_text())
+    for path in (_ROOT / 'launch').glob('*.sh')
   ]
   for path in (_ROOT / 'bt4rec').rglob('*.py'):
     for node in ast.walk(ast.parse(path.read_text())):
