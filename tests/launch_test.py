@@ -268,6 +268,21 @@ if not (cloud / 'preempted').exists():
     assert self._verbs(cloud) == ['create', 'delete'] * 2
     assert 'TPU bt: SUSPENDED' in errors
 
+  def test_a_job_that_fails_as_its_tpu_goes_is_not_over(self, cloud):
+    run = self._start(
+      cloud,
+      """
+if not (cloud / 'failed').exists():
+  (cloud / 'failed').touch()
+  (cloud / 'going').touch()
+  sys.exit(1)
+""",
+      *('run', *_SPOT, *_JOB),
+    )
+    assert run.wait(timeout=120) == 0, run.stderr.read()
+    assert (cloud.folder / 'starts').read_text() == '1 2 '
+    assert self._verbs(cloud) == ['create', 'delete'] * 2
+
   def test_the_status_of_the_job_is_passed_on(self, cloud):
     flags = (*_TPU, '--type=v4-8', '--poll=0', '--keep')
     run = self._start(cloud, 'sys.exit(5)', 'run', *flags, *_JOB)
@@ -416,26 +431,28 @@ time.sleep(60)
 import itertools, shutil
 checkpoints = workdir / 'checkpoints'
 checkpoints.mkdir(exist_ok=True)
-for step in itertools.count(starts * 1000):
+
+
+def save(step):
   part = checkpoints / f'{step}.orbax-checkpoint-tmp'
   part.mkdir()
   for name in 'abcde':
     (part / name).write_text(str(step))
   part.rename(checkpoints / str(step))
+
+
+def delete_before(step, names='abcde'):
   for old in checkpoints.iterdir():
     if old.name != str(step):
-      shutil.rmtree(old)
-  with open(workdir / 'metrics.jsonl', 'a') as f:
-    f.write(f'{step}\\n')
-  journal = cloud / 'journal'
-  if journal.exists() and journal.read_text().count('/a"') > 5:
-    break
-  time.sleep(0.2)
+      for name in names:
+        (old / name).unlink(missing_ok=True)
+      if names == 'abcde':
+        old.rmdir()
+
 """
 
-  def test_a_whole_checkpoint_is_there_at_any_moment(self, cloud, tmp_path):
-    mirror = self._start(cloud, tmp_path / 'x', self._SAVES, '--every=0')
-    assert mirror.wait(timeout=60) == 0, mirror.stderr.read()
+  def _check_moments(self, cloud, workdir):
+    """From when the first one has arrived, a whole checkpoint is there."""
     has_one = [
       any(
         all(files.get(f'checkpoints/{step}/{name}') == step for name in 'abcde')
@@ -443,17 +460,78 @@ for step in itertools.count(starts * 1000):
       )
       for files in cloud.moments(_BUCKET)
     ]
-    # From when the first one has arrived.
     assert has_one.index(True) < 10
     assert all(has_one[has_one.index(True) :])
-    bucket, workdir = cloud.bucket(_BUCKET), tmp_path / 'x'
-    (last,) = os.listdir(workdir / 'checkpoints')
-    here = {
-      p.name for p in (bucket / 'checkpoints').iterdir() if any(p.iterdir())
-    }
-    assert here == {last}
-    lines = (workdir / 'metrics.jsonl').read_text()
-    assert (bucket / 'metrics.jsonl').read_text() == lines
+    *_, last = cloud.moments(_BUCKET)
+    (step,) = os.listdir(workdir / 'checkpoints')
+    kept = {path for path in last if path.startswith('checkpoints/')}
+    assert kept == {f'checkpoints/{step}/{name}' for name in 'abcde'}
+
+  def test_a_whole_checkpoint_is_there_at_any_moment(self, cloud, tmp_path):
+    mirror = self._start(
+      cloud,
+      tmp_path / 'x',
+      self._SAVES
+      + """
+journal = cloud / 'journal'
+for step in itertools.count(1):
+  save(step)
+  delete_before(step)
+  with open(workdir / 'metrics.jsonl', 'a') as f:
+    f.write(f'{step}\\n')
+  if journal.exists() and journal.read_text().count('/a"') > 5:
+    break
+  time.sleep(0.2)
+""",
+      '--every=0',
+    )
+    assert mirror.wait(timeout=60) == 0, mirror.stderr.read()
+    self._check_moments(cloud, tmp_path / 'x')
+    lines = (tmp_path / 'x' / 'metrics.jsonl').read_text()
+    assert (cloud.bucket(_BUCKET) / 'metrics.jsonl').read_text() == lines
+
+  def test_a_checkpoint_that_goes_meanwhile_is_no_harm(self, cloud, tmp_path):
+    """A new one comes, and the old one goes, while files are linked."""
+    cp = shutil.which('cp')
+    cloud.add(
+      'cp',
+      f"""
+import os, pathlib, subprocess, sys
+cloud = pathlib.Path(os.environ['CLOUD'])
+is_race = '-al' in sys.argv and (cloud / 'race').exists()
+if is_race:
+  (cloud / 'race').rename(cloud / 'half')
+  while not (cloud / 'half_done').exists():
+    pass
+status = subprocess.run([{cp!r}, *sys.argv[1:]]).returncode
+if is_race:
+  (cloud / 'rest').touch()
+  while not (cloud / 'rest_done').exists():
+    pass
+sys.exit(status)
+""",
+    )
+    mirror = self._start(
+      cloud,
+      tmp_path / 'x',
+      self._SAVES
+      + f"""
+save(1)
+wait_for(pathlib.Path({str(cloud.bucket(_BUCKET))!r}, 'checkpoints', '1', 'e'))
+(cloud / 'race').touch()
+wait_for(cloud / 'half')
+delete_before(2, 'ab')
+(cloud / 'half_done').touch()
+wait_for(cloud / 'rest')
+save(2)
+delete_before(2)
+(cloud / 'rest_done').touch()
+wait_for(pathlib.Path({str(cloud.bucket(_BUCKET))!r}, 'checkpoints', '2', 'e'))
+""",
+      '--every=0',
+    )
+    assert mirror.wait(timeout=60) == 0, mirror.stderr.read()
+    self._check_moments(cloud, tmp_path / 'x')
 
   def test_a_copy_that_fails_is_told_and_made_again(self, cloud, tmp_path):
     code = "wait_for(cloud / 'enough')"
