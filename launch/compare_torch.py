@@ -4,7 +4,7 @@ Prints the lines of both (see bt4rec.benchmark) as they come, and at the end a
 table in Markdown: medians over the rounds, and how many times faster bt4rec is,
 a ratio of neighbours in time, with the least and the greatest of the rounds.
 Sequences count users; real tokens leave out the padding, and what packing cuts.
-The defaults take about five minutes a round on two cores.
+The defaults take some minutes a round on two cores.
 """
 
 import argparse

@@ -170,24 +170,27 @@ wait_for() {
   return "$status"
 }
 
-fetch
-"${job[@]}" &
-pid=$!
-trap 'kill -TERM "$pid" 2>/dev/null || true' TERM INT HUP
-set -m  # A group of its own, to end it with what it runs.
-copy_now_and_then &
-copier=$!
-set +m
-status=0
-wait_for "$pid" || status=$?
-kill -TERM -- "-$copier" 2>/dev/null || true
-wait "$copier" 2>/dev/null || true
-for pause in 5 20 0; do
-  if copy; then
-    exit "$status"
-  fi
-  sleep "$pause"
-done
-say "the last copy to $bucket has failed; the same command copies again."
-[ "$status" -ne 0 ] || status=1
-exit "$status"
+# In braces it is read as a whole, whatever becomes of this file meanwhile.
+{
+  fetch
+  "${job[@]}" &
+  pid=$!
+  trap 'kill -TERM "$pid" 2>/dev/null || true' TERM INT HUP
+  set -m  # A group of its own, to end it with what it runs.
+  copy_now_and_then &
+  copier=$!
+  set +m
+  status=0
+  wait_for "$pid" || status=$?
+  kill -TERM -- "-$copier" 2>/dev/null || true
+  wait "$copier" 2>/dev/null || true
+  for pause in 5 20 0; do
+    if copy; then
+      exit "$status"
+    fi
+    sleep "$pause"
+  done
+  say "the last copy to $bucket has failed; the same command copies again."
+  [ "$status" -ne 0 ] || status=1
+  exit "$status"
+}

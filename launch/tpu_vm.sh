@@ -65,8 +65,6 @@ for place in "$bucket" "$data"; do
   [[ -z "$place" || "$place" =~ ^gs://[^/]+ ]] ||
     refuse "'$place' is no folder of a bucket; write gs://BUCKET/FOLDER."
 done
-git rev-parse --git-dir >/dev/null 2>&1 ||
-  refuse "$PWD is no git checkout, which says what is copied to the TPU."
 if [ -n "$type" ] && [ -z "$runtime" ]; then
   # https://cloud.google.com/tpu/docs/runtimes
   case "$type" in
@@ -249,6 +247,10 @@ if [ -n "$dry_run" ]; then
 fi
 command -v gcloud >/dev/null ||
   refuse 'gcloud is not installed; get the Google Cloud SDK.'
+if [ "$action" = run ] || [ "$action" = install ]; then
+  git rev-parse --git-dir >/dev/null 2>&1 ||
+    refuse "$PWD is no git checkout, which says what is copied to the TPU."
+fi
 case "$action" in
   run)
     trap leave INT TERM

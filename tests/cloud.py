@@ -60,15 +60,15 @@ def storage(verb, source, target=None):
     put(source, local(target))
   else:
     assert verb == 'rsync' and 'recursive' in flags
-    there = files(local(target))
+    # In the order that leaves least if it is broken off.
+    if 'delete-unmatched-destination-objects' in flags:
+      for path in files(local(target)) - files(source):
+        (local(target) / path).unlink()
+        note('delete', local(target) / path)
     for path in sorted(files(source)):
       put(source / path, local(target) / path)
       if os.environ.get('BREAKS') == path:
         sys.exit('ERROR: the connection broke')
-    if 'delete-unmatched-destination-objects' in flags:
-      for path in there - files(source):
-        (local(target) / path).unlink()
-        note('delete', local(target) / path)
 
 
 def queued_resources(verb, name=None):
@@ -99,11 +99,14 @@ def tpu_vm(verb, *names):
     shutil.copy(names[0], home / names[1].partition(':')[2])
   else:
     environment = {**os.environ, 'HOME': str(home)}
-    sys.exit(
-      subprocess.run(
-        ['bash', '-c', flags['command']], cwd=home, env=environment
-      ).returncode
+    done = subprocess.run(
+      ['bash', '-c', flags['command']], cwd=home, env=environment
     )
+    # A worker has gone; the others have said so before the service does.
+    if 'echo "job:' in flags['command'] and (cloud / 'going').exists():
+      (cloud / 'going').unlink()
+      state.write_text('SUSPENDED')
+    sys.exit(done.returncode)
 
 
 with open(cloud / 'calls', 'a') as f:

@@ -34,7 +34,7 @@ def _run(script, *arguments, environment=None):
     env=environment,
     capture_output=True,
     text=True,
-    timeout=120,
+    timeout=300,
   )
 
 
@@ -220,7 +220,7 @@ def wait_for(path):
 
 
 def _wait_for(path):
-  for _ in range(1500):
+  for _ in range(10_000):
     if path.exists():
       return
     time.sleep(0.02)
@@ -259,7 +259,7 @@ if not (cloud / 'preempted').exists():
 """,
       *('run', *_SPOT, *_JOB),
     )
-    output, errors = run.communicate(timeout=120)
+    output, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
     # The second time was lost with the disk.
     assert (cloud.folder / 'starts').read_text() == '1 2 2 '
@@ -268,17 +268,32 @@ if not (cloud / 'preempted').exists():
     assert self._verbs(cloud) == ['create', 'delete'] * 2
     assert 'TPU bt: SUSPENDED' in errors
 
+  def test_a_job_that_fails_as_its_tpu_goes_is_not_over(self, cloud):
+    run = self._start(
+      cloud,
+      """
+if not (cloud / 'failed').exists():
+  (cloud / 'failed').touch()
+  (cloud / 'going').touch()
+  sys.exit(1)
+""",
+      *('run', *_SPOT, *_JOB),
+    )
+    assert run.wait(timeout=300) == 0, run.stderr.read()
+    assert (cloud.folder / 'starts').read_text() == '1 2 '
+    assert self._verbs(cloud) == ['create', 'delete'] * 2
+
   def test_the_status_of_the_job_is_passed_on(self, cloud):
     flags = (*_TPU, '--type=v4-8', '--poll=0', '--keep')
     run = self._start(cloud, 'sys.exit(5)', 'run', *flags, *_JOB)
-    assert run.wait(timeout=120) == 5
+    assert run.wait(timeout=300) == 5
     # Left alone with --keep.
     assert self._verbs(cloud) == ['create']
     follow = self._start(cloud, '', 'follow', *_TPU)
-    assert follow.communicate(timeout=60)[0].endswith('start 1\n')
+    assert follow.communicate(timeout=300)[0].endswith('start 1\n')
     assert follow.returncode == 5
     delete = self._start(cloud, '', 'delete', *_TPU)
-    assert delete.wait(timeout=60) == 0
+    assert delete.wait(timeout=300) == 0
     assert self._verbs(cloud) == ['create', 'delete']
 
   def test_the_job_needs_nobody_who_watches(self, cloud):
@@ -288,20 +303,20 @@ if not (cloud / 'preempted').exists():
     while not any('tail' in call for call in cloud.calls):
       time.sleep(0.02)
     os.killpg(run.pid, signal.SIGINT)  # Ctrl-C.
-    assert 'the TPU and its job go on' in run.communicate(timeout=60)[1]
+    assert 'the TPU and its job go on' in run.communicate(timeout=300)[1]
     assert run.returncode == 130
     again = self._start(cloud, code, 'run', *_SPOT, *_JOB)
     while sum('tail' in call for call in cloud.calls) < 2:
       time.sleep(0.02)
     (cloud.folder / 'enough').touch()
-    assert again.wait(timeout=60) == 0
+    assert again.wait(timeout=300) == 0
     assert (cloud.folder / 'starts').read_text() == '1 '
     assert self._verbs(cloud) == ['create', 'delete']
 
   def test_a_tpu_that_cannot_be_had_ends_it(self, cloud):
     cloud.add('gcloud', 'import sys\nsys.exit("no quota")')
     run = self._start(cloud, '', 'run', *_SPOT, *_JOB)
-    errors = run.communicate(timeout=60)[1]
+    errors = run.communicate(timeout=300)[1]
     assert run.returncode == 1
     assert 'no quota' in errors and 'TPU bt cannot be used' in errors
 
@@ -339,7 +354,7 @@ sys.exit(7)
 """,
       '--every=0',
     )
-    assert mirror.wait(timeout=60) == 7, mirror.stderr.read()
+    assert mirror.wait(timeout=300) == 7, mirror.stderr.read()
     # No lock, and nothing half written or deleted.
     assert sorted(p.name for p in bucket.rglob('*') if p.is_file()) == [
       *('count', 'late', 'mirror_id'),
@@ -350,7 +365,7 @@ sys.exit(7)
     workdir = tmp_path / 'x'
     for starts in ('1', '2', '3'):
       mirror = self._start(cloud, workdir, '')
-      assert mirror.wait(timeout=60) == 0
+      assert mirror.wait(timeout=300) == 0
       assert (workdir / 'count').read_text() == starts
       if starts == '1':
         shutil.rmtree(workdir)
@@ -358,17 +373,17 @@ sys.exit(7)
   def test_what_went_on_elsewhere_is_not_overwritten(self, cloud, tmp_path):
     first, second = tmp_path / 'first', tmp_path / 'second'
     for workdir in (first, second):
-      assert self._start(cloud, workdir, '').wait(timeout=60) == 0
+      assert self._start(cloud, workdir, '').wait(timeout=300) == 0
     mirror = self._start(cloud, first, '')
-    errors = mirror.communicate(timeout=60)[1]
+    errors = mirror.communicate(timeout=300)[1]
     assert mirror.returncode == 2 and 'has gone on elsewhere' in errors
     assert (first / 'count').read_text() == '1'
     assert (cloud.bucket(_BUCKET) / 'count').read_text() == '2'
     # One that was killed before its first copy is not elsewhere.
     third = tmp_path / 'third'
     mirror = self._start(cloud, third, 'os.kill(os.getppid(), signal.SIGKILL)')
-    mirror.wait(timeout=60)
-    assert self._start(cloud, third, '').wait(timeout=60) == 0
+    mirror.wait(timeout=300)
+    assert self._start(cloud, third, '').wait(timeout=300) == 0
     assert (cloud.bucket(_BUCKET) / 'count').read_text() == '4'
 
   def test_other_things_are_not_deleted(self, cloud, tmp_path):
@@ -376,7 +391,7 @@ sys.exit(7)
     bucket.mkdir(parents=True)
     (bucket / 'thesis').write_text('all of it')
     mirror = self._start(cloud, tmp_path / 'x', '')
-    errors = mirror.communicate(timeout=60)[1]
+    errors = mirror.communicate(timeout=300)[1]
     assert mirror.returncode == 2 and 'holds other things' in errors
     assert (bucket / 'thesis').exists() and not (tmp_path / 'x').exists()
 
@@ -385,7 +400,7 @@ sys.exit(7)
   ):
     cloud.add('gcloud', 'import sys\nsys.exit("403 Forbidden")')
     mirror = self._start(cloud, tmp_path / 'x', '')
-    errors = mirror.communicate(timeout=60)[1]
+    errors = mirror.communicate(timeout=300)[1]
     assert mirror.returncode == 1 and '(403 Forbidden)' in errors
     assert not (tmp_path / 'x').exists()
 
@@ -407,7 +422,7 @@ time.sleep(60)
     _wait_for(tmp_path / 'x' / 'ready')
     mirror.terminate()
     mirror.terminate()
-    assert mirror.wait(timeout=60) == 143
+    assert mirror.wait(timeout=300) == 143
     assert (cloud.bucket(_BUCKET) / 'saved').exists()
 
   # Saves as Orbax does: under another name, of which there may be parts, and
@@ -416,26 +431,28 @@ time.sleep(60)
 import itertools, shutil
 checkpoints = workdir / 'checkpoints'
 checkpoints.mkdir(exist_ok=True)
-for step in itertools.count(starts * 1000):
+
+
+def save(step):
   part = checkpoints / f'{step}.orbax-checkpoint-tmp'
   part.mkdir()
   for name in 'abcde':
     (part / name).write_text(str(step))
   part.rename(checkpoints / str(step))
+
+
+def delete_before(step, names='abcde'):
   for old in checkpoints.iterdir():
     if old.name != str(step):
-      shutil.rmtree(old)
-  with open(workdir / 'metrics.jsonl', 'a') as f:
-    f.write(f'{step}\\n')
-  journal = cloud / 'journal'
-  if journal.exists() and journal.read_text().count('/a"') > 5:
-    break
-  time.sleep(0.2)
+      for name in names:
+        (old / name).unlink(missing_ok=True)
+      if names == 'abcde':
+        old.rmdir()
+
 """
 
-  def test_a_whole_checkpoint_is_there_at_any_moment(self, cloud, tmp_path):
-    mirror = self._start(cloud, tmp_path / 'x', self._SAVES, '--every=0')
-    assert mirror.wait(timeout=60) == 0, mirror.stderr.read()
+  def _check_moments(self, cloud, workdir):
+    """From when the first one has arrived, a whole checkpoint is there."""
     has_one = [
       any(
         all(files.get(f'checkpoints/{step}/{name}') == step for name in 'abcde')
@@ -443,17 +460,78 @@ for step in itertools.count(starts * 1000):
       )
       for files in cloud.moments(_BUCKET)
     ]
-    # From when the first one has arrived.
     assert has_one.index(True) < 10
     assert all(has_one[has_one.index(True) :])
-    bucket, workdir = cloud.bucket(_BUCKET), tmp_path / 'x'
-    (last,) = os.listdir(workdir / 'checkpoints')
-    here = {
-      p.name for p in (bucket / 'checkpoints').iterdir() if any(p.iterdir())
-    }
-    assert here == {last}
-    lines = (workdir / 'metrics.jsonl').read_text()
-    assert (bucket / 'metrics.jsonl').read_text() == lines
+    *_, last = cloud.moments(_BUCKET)
+    (step,) = os.listdir(workdir / 'checkpoints')
+    kept = {path for path in last if path.startswith('checkpoints/')}
+    assert kept == {f'checkpoints/{step}/{name}' for name in 'abcde'}
+
+  def test_a_whole_checkpoint_is_there_at_any_moment(self, cloud, tmp_path):
+    mirror = self._start(
+      cloud,
+      tmp_path / 'x',
+      self._SAVES
+      + """
+journal = cloud / 'journal'
+for step in itertools.count(1):
+  save(step)
+  delete_before(step)
+  with open(workdir / 'metrics.jsonl', 'a') as f:
+    f.write(f'{step}\\n')
+  if journal.exists() and journal.read_text().count('/a"') > 5:
+    break
+  time.sleep(0.2)
+""",
+      '--every=0',
+    )
+    assert mirror.wait(timeout=300) == 0, mirror.stderr.read()
+    self._check_moments(cloud, tmp_path / 'x')
+    lines = (tmp_path / 'x' / 'metrics.jsonl').read_text()
+    assert (cloud.bucket(_BUCKET) / 'metrics.jsonl').read_text() == lines
+
+  def test_a_checkpoint_that_goes_meanwhile_is_no_harm(self, cloud, tmp_path):
+    """A new one comes, and the old one goes, while files are linked."""
+    cp = shutil.which('cp')
+    cloud.add(
+      'cp',
+      f"""
+import os, pathlib, subprocess, sys
+cloud = pathlib.Path(os.environ['CLOUD'])
+is_race = '-al' in sys.argv and (cloud / 'race').exists()
+if is_race:
+  (cloud / 'race').rename(cloud / 'half')
+  while not (cloud / 'half_done').exists():
+    pass
+status = subprocess.run([{cp!r}, *sys.argv[1:]]).returncode
+if is_race:
+  (cloud / 'rest').touch()
+  while not (cloud / 'rest_done').exists():
+    pass
+sys.exit(status)
+""",
+    )
+    mirror = self._start(
+      cloud,
+      tmp_path / 'x',
+      self._SAVES
+      + f"""
+save(1)
+wait_for(pathlib.Path({str(cloud.bucket(_BUCKET))!r}, 'checkpoints', '1', 'e'))
+(cloud / 'race').touch()
+wait_for(cloud / 'half')
+delete_before(2, 'ab')
+(cloud / 'half_done').touch()
+wait_for(cloud / 'rest')
+save(2)
+delete_before(2)
+(cloud / 'rest_done').touch()
+wait_for(pathlib.Path({str(cloud.bucket(_BUCKET))!r}, 'checkpoints', '2', 'e'))
+""",
+      '--every=0',
+    )
+    assert mirror.wait(timeout=300) == 0, mirror.stderr.read()
+    self._check_moments(cloud, tmp_path / 'x')
 
   def test_a_copy_that_fails_is_told_and_made_again(self, cloud, tmp_path):
     code = "wait_for(cloud / 'enough')"
@@ -490,10 +568,12 @@ for step in itertools.count(starts * 1000):
       job = subprocess.Popen(
         command,
         cwd=_ROOT,
-        # One device, not the eight of this process.
+        # One device, not the eight of this process; compiled once.
         env={
           **cloud.environment,
           'XLA_FLAGS': '--xla_backend_optimization_level=0',
+          'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled'),
+          'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         },
         stderr=subprocess.PIPE,
         text=True,
@@ -511,7 +591,7 @@ for step in itertools.count(starts * 1000):
           time.sleep(0.1)
       os.killpg(job.pid, signal.SIGKILL)
       # Its copier notices, and goes too.
-      job.communicate(timeout=60)
+      job.communicate(timeout=300)
       shutil.rmtree(workdir)
 
 
@@ -562,7 +642,7 @@ time.sleep(60)
     script = self._start(cloud, self._SAVES)
     _wait_for(cloud.folder / 'ready')
     script.send_signal(signal.SIGUSR1)
-    assert script.wait(timeout=60) == 143
+    assert script.wait(timeout=300) == 143
     assert self._notes(cloud) == [
       'scancel --signal=TERM 17',
       'scontrol requeue 17',
@@ -572,14 +652,14 @@ time.sleep(60)
     script = self._start(cloud, self._SAVES)
     _wait_for(cloud.folder / 'ready')
     os.kill(int((cloud.folder / 'job').read_text()), signal.SIGTERM)
-    assert script.wait(timeout=60) == 143
+    assert script.wait(timeout=300) == 143
     assert self._notes(cloud) == []
 
   def test_it_is_not_when_it_ends_before_the_limit(self, cloud):
     script = self._start(cloud, self._SAVES.replace('exit(143)', 'exit(0)'))
     _wait_for(cloud.folder / 'ready')
     script.send_signal(signal.SIGUSR1)
-    assert script.wait(timeout=60) == 0
+    assert script.wait(timeout=300) == 0
     assert self._notes(cloud) == ['scancel --signal=TERM 17']
 
   def test_it_is_submitted(self, cloud, tmp_path):
