@@ -22,6 +22,7 @@ COLORS = (
 )
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 LINES = ('-', '--', '-.', ':')
+HATCHES = ('', '///', '...', 'xxx')
 _DPI = 150
 
 
@@ -38,6 +39,22 @@ def series_style(number: int) -> dict:
     'color': COLORS[number % len(COLORS)],
     'marker': MARKERS[number % len(MARKERS)],
     'linestyle': LINES[number // len(COLORS) % len(LINES)],
+  }
+
+
+def bar_style(number: int) -> dict:
+  """Colour and hatch of a series; no two of the first 28 are alike.
+
+  Args:
+    number: Place of the series among those of the picture, from 0.
+
+  Returns:
+    Keyword arguments of `Axes.bar`.
+  """
+  return {
+    'color': COLORS[number % len(COLORS)],
+    'hatch': HATCHES[number // len(COLORS) % len(HATCHES)],
+    'edgecolor': 'white',
   }
 
 
@@ -75,14 +92,7 @@ def draw_band(axes, points: dict[float, list[float]], **style) -> None:
       has no band.
     **style: Keyword arguments of `Axes.plot`.
   """
-  x = sorted(points)
-  means = np.array([np.mean(points[place]) for place in x])
-  spreads = np.array(
-    [
-      np.std(points[place], ddof=1) if len(points[place]) > 1 else 0.0
-      for place in x
-    ]
-  )
+  x, means, spreads = _summarise(points)
   axes.plot(x, means, **style)
   axes.fill_between(
     x,
@@ -92,6 +102,46 @@ def draw_band(axes, points: dict[float, list[float]], **style) -> None:
     alpha=0.18,
     linewidth=0,
   )
+
+
+def draw_bars(
+  axes, points: dict[float, list[float]], *, place: int, of: int, **style
+) -> None:
+  """Draws means as bars from zero, with a whisker of ± 1 standard deviation.
+
+  Args:
+    axes: Where.
+    points: Place on the x axis, a whole number -> values, such as one a seed;
+      a single value has no whisker.
+    place: Which of the bars that stand together it is, from 0.
+    of: Number of bars that stand together.
+    **style: Keyword arguments of `Axes.bar`.
+  """
+  x, means, spreads = _summarise(points)
+  width = 0.84 / of
+  axes.bar(
+    np.array(x) + (place - (of - 1) / 2) * width,
+    means,
+    width,
+    yerr=spreads,
+    error_kw={'elinewidth': 1, 'ecolor': '#606060'},
+    **style,
+  )
+
+
+def _summarise(
+  points: dict[float, list[float]],
+) -> tuple[list[float], np.ndarray, np.ndarray]:
+  """Places in order, with mean and standard deviation of their values."""
+  x = sorted(points)
+  means = np.array([np.mean(points[place]) for place in x])
+  spreads = np.array(
+    [
+      np.std(points[place], ddof=1) if len(points[place]) > 1 else 0.0
+      for place in x
+    ]
+  )
+  return x, means, spreads
 
 
 def add_legend(figure) -> None:

@@ -96,11 +96,12 @@ def accuracy_by_step(lines: list[dict]):
   return _sweep(rows, 'step', 'pre-training step (updates)', log_base=None)
 
 
-def cold_start(lines: list[dict]):
+def cold_start(lines: list[dict], *, bars: bool = False):
   """Accuracy with inputs cut to their newest events, up to the whole input.
 
   Args:
     lines: Lines of one dataset, with the key `cold_start` where measured.
+    bars: Whether to draw bars from zero, which are legible for a few rows.
 
   Returns:
     A figure, or None where it was not measured.
@@ -118,6 +119,7 @@ def cold_start(lines: list[dict]):
     _panels(rows, points_of),
     'newest events of the input',
     [*map(str, cuts), 'all'],
+    bars=bars,
   )
 
 
@@ -338,6 +340,7 @@ def _draw(
   ticks: list[str] | None = None,
   *,
   log_base: int | None = None,
+  bars: bool = False,
 ):
   """One axes a panel, one style a row in all of them.
 
@@ -347,23 +350,34 @@ def _draw(
     ticks: Names of the places 0, 1, ... of the x axis; None if they are
       numbers.
     log_base: Base of a logarithmic axis, with a tick at every place.
+    bars: Whether to draw bars instead of lines with bands.
   """
   panels = [panel for panel in panels if panel.series]
   if not panels:
     return None
   width = _WIDTH if len(panels) > 1 else 1.6 * _WIDTH
   figure, axes = figures.new_figure(len(panels), width=width, height=_HEIGHT)
-  styles = _styles(dict.fromkeys(row for p in panels for row in p.series))
+  numbers = _numbers(dict.fromkeys(row for p in panels for row in p.series))
   for one, panel in zip(axes, panels, strict=True):
-    for row, points in panel.series.items():
-      figures.draw_band(
-        one,
-        points,
-        label=row.name,
-        linewidth=1.4,
-        markersize=4.5,
-        **styles[row],
-      )
+    for place, (row, points) in enumerate(panel.series.items()):
+      if bars:
+        figures.draw_bars(
+          one,
+          points,
+          place=place,
+          of=len(panel.series),
+          label=row.name,
+          **figures.bar_style(numbers[row]),
+        )
+      else:
+        figures.draw_band(
+          one,
+          points,
+          label=row.name,
+          linewidth=1.4,
+          markersize=4.5,
+          **figures.series_style(numbers[row]),
+        )
     places = sorted({x for points in panel.series.values() for x in points})
     if ticks:
       one.set_xticks(range(len(ticks)), ticks)
@@ -378,8 +392,8 @@ def _draw(
   return figure
 
 
-def _styles(rows) -> dict[Row, dict]:
-  """Row -> its style: colour and marker say the objective, dashes the rest."""
+def _numbers(rows) -> dict[Row, int]:
+  """Row -> number of its style, which says the objective by its colour."""
   taken: dict[Row, int] = {}
   free = iter(range(len(_KNOWN), 1_000_000))
   for row in rows:
@@ -391,4 +405,4 @@ def _styles(rows) -> dict[Row, dict]:
     while number in taken.values():
       number = next(free)
     taken[row] = number
-  return {row: figures.series_style(number) for row, number in taken.items()}
+  return taken

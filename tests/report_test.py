@@ -285,6 +285,49 @@ class TestPlots:
       [[0, 0.01], [1, 0.1], [2, 0.2], [3, 0.215]],
     )
 
+  def test_cold_start_as_bars_from_zero_with_whiskers(self, lines):
+    axes = report_plots.cold_start(lines, bars=True).axes[0]
+    rows = {
+      found.get_label(): found for found in axes.containers if len(found) == 4
+    }
+    assert set(rows) == {
+      'majority',
+      'barlow_twins, probe',
+      'dual_encoder_tuned, probe',
+    }
+    bars = rows['barlow_twins, probe']
+    assert [bar.get_y() for bar in bars] == [0] * 4
+    np.testing.assert_allclose(
+      [bar.get_height() for bar in bars], [0.01, 0.1, 0.2, 0.215]
+    )
+    # The seeds are 0.21 and 0.22 with the whole input, alike with the others.
+    whiskers = np.array(bars.errorbar.lines[2][0].get_segments())[:, :, 1]
+    np.testing.assert_allclose(
+      whiskers[2:],
+      [[0.2, 0.2], [0.215 - 0.5**0.5 / 100, 0.215 + 0.5**0.5 / 100]],
+    )
+    # Around the tick of their place, side by side.
+    for place in range(4):
+      left, right = np.array(
+        sorted(
+          (row[place].get_x(), row[place].get_x() + row[place].get_width())
+          for row in rows.values()
+        )
+      ).T
+      np.testing.assert_allclose(left[1:], right[:-1])
+      np.testing.assert_allclose((left[0] + right[-1]) / 2, place, atol=1e-9)
+    assert len({row[0].get_facecolor() for row in rows.values()}) == 3
+
+  def test_bars_of_one_colour_differ_by_hatch(self, lines):
+    tuned = [{**li, 'protocol': 'finetune'} for li in lines]
+    figure = report_plots.cold_start([*lines, *tuned], bars=True)
+    looks = [
+      (found[0].get_facecolor(), found[0].get_hatch())
+      for found in figure.axes[0].containers
+      if len(found) == 4
+    ]
+    assert len(set(looks)) == len(looks) == 6
+
   def test_popularity(self, lines):
     figure = report_plots.accuracy_by_popularity(lines)
     (axes,) = figure.axes
