@@ -140,18 +140,6 @@ class TestCells:
       derived = grid.cell_config(config, cell, '/study')
       assert set(derived) == set(tiny.config())
 
-  def test_a_row_may_have_been_pre_trained_before(self):
-    config = _config(
-      encoders={'mine': '/elsewhere'}, rows=('mine',), seeds=(3,)
-    )
-    cells = grid.cells(config)
-    assert [c.name for c in cells] == [
-      'next_category-probe-mine-0.5-3',
-      'next_category-probe-mine-1.0-3',
-    ]
-    derived = grid.cell_config(config, cells[0], '/study')
-    assert derived.init_from == '/elsewhere'
-
   @pytest.mark.parametrize(
     'overrides, sentence',
     [
@@ -162,11 +150,90 @@ class TestCells:
       ({'processes': 0}, 'study.processes=0'),
       ({'axes': {'a': _axis('train', {})}}, 'stage of the axis a'),
       ({'axes': {'a': _axis('pretrain', {}, rows=('x',))}}, 'row of the axis'),
+      # What is there already cannot be varied.
+      (
+        {
+          'encoders': {'mine': '/elsewhere'},
+          'axes': {'a': _axis('pretrain', {}, rows=('mine',))},
+        },
+        "row of the axis a 'mine'",
+      ),
     ],
   )
   def test_mistakes_get_a_sentence(self, overrides, sentence, tmp_path):
     config = _config(**overrides)
     with pytest.raises(errors.InputError, match=sentence):
+      study.run(config, str(tmp_path), datasets.load(config.dataset))
+
+
+class TestEncoders:
+  """Rows that were pre-trained before, elsewhere."""
+
+  def test_serve_every_seed_and_protocol_without_a_pre_training(self):
+    config = _config(
+      encoders={'mine': '/elsewhere'}, rows=('mine',), finetune=('mine',)
+    )
+    cells = grid.cells(config)
+    assert [c.name for c in cells] == [
+      f'next_category-{protocol}-mine-{fraction}-{seed}'
+      for seed in (3, 4)
+      for protocol in ('probe', 'finetune')
+      for fraction in (0.5, 1.0)
+    ]
+    for cell in cells:
+      derived = grid.cell_config(config, cell, '/study')
+      assert derived.init_from == '/elsewhere'
+      assert (derived.label, derived.seed) == ('mine', cell.seed)
+
+  def test_take_the_place_of_a_pre_training_of_their_name(self):
+    config = _config(encoders={'barlow_twins': '/elsewhere'})
+    config.study.rows = ('barlow_twins', 'other')
+    sources = {
+      (cell.objective, grid.cell_config(config, cell, '/study').init_from)
+      for cell in grid.cells(config)
+      if cell.task
+    }
+    assert sources == {
+      ('barlow_twins', '/elsewhere'),
+      ('other', '/study/pretrain/other-3'),
+      ('other', '/study/pretrain/other-4'),
+    }
+    assert {c.objective for c in grid.cells(config) if not c.task} == {'other'}
+
+  def test_give_what_a_downstream_job_on_them_gives(self, tmp_path):
+    before, directory = str(tmp_path / 'before'), str(tmp_path / 'study')
+    dataset = datasets.load(_config().dataset)
+    pretraining = tiny.config(total_steps=3, dataset={'synthetic': _WORLD})
+    with workdir.locked(before):
+      workdir.check_config(pretraining, before)
+      pretrain.run(pretraining, before, dataset)
+    config = _config(
+      encoders={'mine': before},
+      rows=('random', 'mine'),
+      seeds=(3,),
+      label_fractions=(1.0,),
+    )
+    os.makedirs(directory)
+    text = study.run(config, directory, dataset)
+    assert '| mine, probe |' in text
+    assert not os.path.exists(os.path.join(directory, 'pretrain'))
+    random, mine = workdir.read_lines(os.path.join(directory, 'results.jsonl'))
+    alone = tiny.config(
+      task='next_category',
+      init_from=before,
+      seed=3,
+      total_steps=4,
+      eval_every_steps=1,
+      dataset={'synthetic': _WORLD},
+    )
+    expected = downstream.run(alone, str(tmp_path / 'alone'), dataset)
+    assert mine['metrics'] == expected['metrics'] != random['metrics']
+    assert mine['pretraining'] == expected['pretraining']
+    assert mine['pretraining']['total_steps'] == 3 and not random['pretraining']
+
+  def test_one_that_is_not_there_is_named(self, tmp_path):
+    config = _config(encoders={'mine': '/nowhere'}, rows=('mine',), seeds=(3,))
+    with pytest.raises(errors.UnfinishedError, match='/nowhere'):
       study.run(config, str(tmp_path), datasets.load(config.dataset))
 
 
