@@ -29,6 +29,12 @@ def test_correlations_are_on_one_scale_with_their_summary():
   assert 'new\nmean diagonal 0.25, rms of the rest 0.500' in _words(figure)
   images = [image for axes in figure.axes for image in axes.images]
   assert {image.get_clim() for image in images} == {(-1, 1)}
+  # Rows are features of the first view.
+  assert figure.axes[0].get_ylabel() == 'feature of view A'
+  assert figure.axes[0].get_xlabel() == 'feature of view B'
+  c[0, 1] = 1.0
+  image = analysis_plots.correlation_maps({'new': c}).axes[0].images[0]
+  np.testing.assert_array_equal(image.get_array(), c)
 
 
 def test_spectra_have_the_effective_rank():
@@ -39,6 +45,7 @@ def test_spectra_have_the_effective_rank():
   assert 'flat: effective rank 2.0 of 3' in _words(figure)
   values = figure.axes[0].lines[0].get_ydata()
   np.testing.assert_allclose(values[:2], 1, rtol=1e-5)
+  assert figure.axes[0].get_yscale() == 'log'
 
 
 def test_a_map_names_the_frequent_categories_and_counts_the_rest():
@@ -50,6 +57,7 @@ def test_a_map_names_the_frequent_categories_and_counts_the_rest():
   assert _is_drawn(figure)
   words = _words(figure)
   assert '1st component, 31% of the variance' in words
+  assert '2nd component, 12% of the variance' in words
   for text in ('b (9)', 'a (3)', 'f (2)', 'others (2)'):
     assert text in words
   assert 'g (1)' not in words

@@ -108,6 +108,9 @@ class TestLabelledUsers:
     )
     assert len(one.users) == len(set(one.users.tolist())) == 7
     np.testing.assert_array_equal(one.users, other.users)
+    # Not the first ones: a log may be sorted by something that matters.
+    everybody = analysis.labelled_users(tiny.dataset(), 0, 1_000).users
+    assert set(one.users) != set(everybody[:7])
 
   def test_without_categories_everybody_has_one_label(self):
     dataset = sequences.from_events(
@@ -143,11 +146,18 @@ class TestTables:
     assert names == ['The A|B (Drama)', '8', 'Heat (Crime, Drama)']
 
   def test_item_neighbours_name_the_query_once(self):
-    found = analysis.Neighbours(np.array([[2, 1]]), np.array([[0.876, -0.5]]))
-    text = analysis.item_neighbours(_dataset().catalogue, np.array([0]), found)
-    assert text.split('\n')[2:] == [
+    found = analysis.Neighbours(
+      np.array([[2, 1], [0, 2]]), np.array([[0.876, -0.5], [0.3, 0.2]])
+    )
+    rows = np.array([0, 1])
+    text = analysis.item_neighbours(_dataset().catalogue, rows, found)
+    assert text.split('\n') == [
+      '| item | nearest | cosine |',
+      '| --- | --- | --- |',
       r'| Heat (Crime, Drama) | The A\|B (Drama) | 0.88 |',
       '|  | 8 | -0.50 |',
+      '| 8 | Heat (Crime, Drama) | 0.30 |',
+      r'|  | The A\|B (Drama) | 0.20 |',
     ]
 
   def test_users_show_nothing_after_their_cut(self):
@@ -169,8 +179,10 @@ def test_users_are_embedded_from_their_newest_events_before_the_cut():
 
   class Encoder:
     max_length = 4
+    features = ()
 
     def embed_windows(self, events, start, length):
+      np.testing.assert_array_equal(events['items'], dataset.items)
       wanted.extend(zip(start, length, strict=True))
       return np.zeros((len(start), 2))
 

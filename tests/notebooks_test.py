@@ -135,6 +135,8 @@ def _kinds(cell) -> list[str]:
       kinds.append('picture')
     elif 'text/markdown' in data:
       assert data['text/markdown'].count('\n| ') >= 3
+      # Paths and commands would be laid out as text and headings.
+      assert 'written:' not in data['text/markdown']
       kinds.append('table')
     elif 'text' in output and output.name == 'stdout':
       kinds.append('text')
