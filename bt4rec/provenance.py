@@ -1,4 +1,4 @@
-"""Where a result came from: commit, versions, device; and do they fit."""
+"""Where a result came from: commit, versions, device, command."""
 
 import importlib.metadata
 import json
@@ -9,12 +9,8 @@ import subprocess
 import sys
 
 import jax
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
 
 from bt4rec import workdir
-from bt4rec.errors import InputError
 
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -42,57 +38,6 @@ def _command() -> str:
   if spec is None or not spec.name.startswith('bt4rec.'):
     return ''
   return shlex.join(['python', '-m', spec.name, *sys.argv[1:]])
-
-
-def check_versions(distribution: str = 'bt4rec') -> None:
-  """Checks Python and the packages against the bounds of what is installed.
-
-  Args:
-    distribution: The installed package whose metadata has the bounds.
-
-  Raises:
-    InputError: If it is not installed; if a package it requires is missing or
-      out of bounds; or if one has been imported in another version than is
-      installed by now, as after an upgrade in a running notebook.
-  """
-  try:
-    metadata = importlib.metadata.metadata(distribution)
-  except importlib.metadata.PackageNotFoundError as error:
-    raise InputError(
-      f'{distribution} is not installed, so the versions it needs are not '
-      f'known; install it with pip, from a git URL or in a checkout with '
-      f'"pip install -e .".'
-    ) from error
-  problems = []
-  python = metadata['Requires-Python']
-  if python and not SpecifierSet(python).contains(platform.python_version()):
-    problems.append(f'Python {platform.python_version()}, needed {python}')
-  for text in metadata.get_all('Requires-Dist') or []:
-    problems += _problem_of(Requirement(text))
-  if problems:
-    raise InputError(
-      f'{distribution} does not fit what is installed: {"; ".join(problems)}. '
-      f'Install it again in a fresh environment; where a package was upgraded '
-      f'in a running notebook, restart its runtime and run the cells again.'
-    )
-
-
-def _problem_of(needed: Requirement) -> list[str]:
-  """What is wrong with a required package, if anything."""
-  if needed.marker and not needed.marker.evaluate({'extra': ''}):
-    return []
-  try:
-    installed = importlib.metadata.version(needed.name)
-  except importlib.metadata.PackageNotFoundError:
-    return [f'{needed.name} is missing, needed {needed.specifier}']
-  if not needed.specifier.contains(installed, prereleases=True):
-    return [f'{needed.name} {installed}, needed {needed.specifier}']
-  # Most modules are named as their distribution.
-  module = sys.modules.get(needed.name.replace('-', '_'))
-  imported = getattr(module, '__version__', installed)
-  if Version(imported) != Version(installed):
-    return [f'{needed.name} {imported} is imported, {installed} installed']
-  return []
 
 
 def record_session(directory: str, step: int) -> None:
