@@ -222,7 +222,7 @@ def user_neighbours(
   def describe(row: int) -> str:
     first = max(users.ends[row] - _NEWEST, dataset.offsets[users.users[row]])
     newest = dataset.items[first : users.ends[row]] - 1
-    titles = '; '.join(_title(dataset.catalogue, item) for item in newest)
+    titles = '; '.join(_item(dataset.catalogue, item) for item in newest)
     user = dataset.user_ids[users.users[row]]
     return f'{user} (**{users.names[users.labels[row]]}**): … {titles}'
 

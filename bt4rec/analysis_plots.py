@@ -13,6 +13,9 @@ _CORRELATION_TERMS = {
   'off_diagonal_rms': 'rms of the rest',
 }
 _GREY = '#b0b0b0'
+# Smaller singular values are none: a normalisation at the end of an encoder
+# takes one direction, and a scale down to its rounding error hides the others.
+_LEAST_SINGULAR_VALUE = 1e-4
 
 
 def health_curves(lines: list[dict]):
@@ -33,10 +36,11 @@ def health_curves(lines: list[dict]):
   }
   figure, axes = figures.new_figure(1 + bool(terms), width=4.4)
   axes[0].plot(*zip(*rank, strict=True), **figures.series_style(0))
+  # From zero, which alone shows how much of it is lost.
   axes[0].set(
     xlabel='step (updates)',
     ylabel='effective rank (dimensions)',
-    ylim=(0, None),
+    ylim=(0, 1.1 * max((value for _, value in rank), default=1.0)),
   )
   for number, (label, found) in enumerate(terms.items()):
     style = figures.series_style(number)
@@ -114,6 +118,7 @@ def spectra(embeddings: dict[str, np.ndarray]):
     xlabel='number of the singular value (dotted: effective rank)',
     ylabel='singular value / largest',
     yscale='log',
+    ylim=(_LEAST_SINGULAR_VALUE, 2.0),
   )
   axes.legend(frameon=False)
   return figure
@@ -144,7 +149,12 @@ def user_maps(
     points = plane.points
     if others.any():
       one.scatter(
-        *points[others].T, s=5, color=_GREY, label=f'others ({others.sum()})'
+        *points[others].T,
+        s=6,
+        alpha=0.5,
+        linewidths=0,
+        color=_GREY,
+        label=f'others ({others.sum()})',
       )
     for number, category in enumerate(frequent):
       style = figures.series_style(number)

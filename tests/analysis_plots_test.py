@@ -46,6 +46,8 @@ def test_spectra_have_the_effective_rank():
   values = figure.axes[0].lines[0].get_ydata()
   np.testing.assert_allclose(values[:2], 1, rtol=1e-5)
   assert figure.axes[0].get_yscale() == 'log'
+  # The third is none; its rounding error must not set the scale.
+  assert values[2] < 1e-6 and figure.axes[0].get_ylim()[0] == 1e-4
 
 
 def test_a_map_names_the_frequent_categories_and_counts_the_rest():
@@ -77,6 +79,8 @@ def test_health_has_the_rank_and_the_terms_of_the_objective(prefix):
   assert _is_drawn(figure)
   rank, terms = figure.axes
   assert rank.lines[0].get_xydata().tolist() == [[9, 7]]
+  bottom, top = rank.get_ylim()
+  assert bottom == 0 and top > 7.5  # The marker is whole.
   assert terms.lines[0].get_xydata().tolist() == [[5, 0.2], [9, 0.8]]
   assert 'rms of the rest' in _words(figure)
 

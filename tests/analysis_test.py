@@ -168,7 +168,8 @@ class TestTables:
     found = analysis.Neighbours(np.array([[1]]), np.array([[1.0]]))
     text = analysis.user_neighbours(dataset, users, np.array([0]), found)
     assert text.split('\n')[2] == (
-      r'| 1 (**Drama**): … Heat; The A\|B | 2 (**Crime**): … 8; Heat | 1.00 |'
+      r'| 1 (**Drama**): … Heat (Crime, Drama); The A\|B (Drama) '
+      '| 2 (**Crime**): … 8; Heat (Crime, Drama) | 1.00 |'
     )
 
 
