@@ -135,8 +135,9 @@ def _kinds(cell) -> list[str]:
       kinds.append('picture')
     elif 'text/markdown' in data:
       assert data['text/markdown'].count('\n| ') >= 3
-      # Paths and commands would be laid out as text and headings.
+      # Commands would be headings, and the report's pictures lie elsewhere.
       assert 'written:' not in data['text/markdown']
+      assert '](plots/' not in data['text/markdown']
       kinds.append('table')
     elif 'text' in output and output.name == 'stdout':
       kinds.append('text')
