@@ -120,7 +120,7 @@ def spectra(embeddings: dict[str, np.ndarray]):
     yscale='log',
     ylim=(_LEAST_SINGULAR_VALUE, 2.0),
   )
-  axes.legend(frameon=False)
+  axes.legend(frameon=False, loc='lower left')
   return figure
 
 
@@ -154,8 +154,9 @@ def user_maps(
         alpha=0.5,
         linewidths=0,
         color=_GREY,
-        label=f'others ({others.sum()})',
       )
+      # Large enough to be seen in the legend.
+      one.scatter([], [], s=40, color=_GREY, label=f'others ({others.sum()})')
     for number, category in enumerate(frequent):
       style = figures.series_style(number)
       look = {'color': style['color'], 'marker': style['marker']}
