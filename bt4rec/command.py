@@ -105,9 +105,11 @@ def _quiet_libraries() -> None:
 
   def is_ours_or_grave(record) -> bool:
     path = os.path.abspath(record.pathname)
-    # What Orbax logs as an error it raises too.
-    is_grave = record.levelno >= python_logging.ERROR and (
-      f'{os.sep}orbax{os.sep}' not in path
+    # What Orbax logs as an error it raises too, and what its tasks fail of.
+    is_grave = (
+      record.levelno >= python_logging.ERROR
+      and record.name != 'asyncio'
+      and f'{os.sep}orbax{os.sep}' not in path
     )
     return is_grave or path.startswith(package)
 

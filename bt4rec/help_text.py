@@ -15,8 +15,8 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STATUSES = """\
 exit status:
   0    success
-  1    the training failed (a loss that is not finite), jobs of a study did, the
-       disk is full, or a mistake of bt4rec
+  1    the training failed (a loss that is not finite), or jobs of a study did;
+       the disk is full; or a mistake of bt4rec
   2    bad input: one sentence on standard error says what and the remedy
   130  interrupted (Ctrl-C), 143 stopped by SIGTERM; the same command continues
 """
@@ -45,7 +45,7 @@ def config_files() -> dict[str, tuple[str, str]]:
 
 def argument_names() -> dict[str, Iterable[str]]:
   """What stands in a config's argument -> the valid names."""
-  from configs import ablation, presets, reproduce
+  from configs import ablation, presets, reproduce, study
 
   return {
     'DATASET': presets.DATASETS,
@@ -53,7 +53,9 @@ def argument_names() -> dict[str, Iterable[str]]:
     'TASK': presets.TASKS,
     'PROTOCOL': presets.PROTOCOLS,
     'MODEL': reproduce.MODELS,
+    'BLOCK': presets.blocks(),
     'SET': ablation.SETS,
+    'SIZE': study.SIZES,
   }
 
 

@@ -62,7 +62,7 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   config.study.processes = 1
   # Axis -> what is varied besides, each alone; see _batch_sizes().
   config.study.axes = ConfigDict()
-  _SIZES[presets.pick('size', size or 'small', _SIZES)](config)
+  SIZES[presets.pick('size', size or 'small', SIZES)](config)
   return config
 
 
@@ -84,7 +84,7 @@ def _full(config: ConfigDict) -> None:
   }
 
 
-_SIZES = {'small': _small, 'full': _full}
+SIZES = {'small': _small, 'full': _full}
 
 
 def _axis(stage: str, rows: tuple[str, ...], settings: dict) -> dict:

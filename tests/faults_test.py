@@ -37,7 +37,7 @@ _COMMAND = (
   '--config.feed=device',
 )
 # They depend on the clock.
-_TIMING = ('sequences_per_second', 'eta_seconds')
+_TIMING = ('seconds', 'sequences_per_second', 'eta_seconds')
 
 
 @pytest.fixture(name='start', scope='module')

@@ -342,7 +342,7 @@ def test_from_pretraining_to_use(dataset, tmp_path, monkeypatch):
     protocols,
     'train_and_test',
     lambda _, model: (
-      models.append(model) or supervised.Outcome({}, np.zeros(0), {})
+      models.append(model) or supervised.Outcome({}, np.zeros(0), {}, 0)
     ),
   )
   os.makedirs(tuned)

@@ -363,6 +363,7 @@ class TestFeeds:
       'import jax.numpy as jnp\n'
       'import numpy as np\n'
       'from bt4rec import datasets, pipeline, plans\n'
+      'from bt4rec.errors import InputError\n'
       'plan = plans.PretrainPlan(\n'
       '  np.array([0, 4, 9]), np.array([4, 5]),\n'
       '  max_length=3, batch_size=2, seed=0)\n'
@@ -375,7 +376,7 @@ class TestFeeds:
       'assert (first("device")["items"] > 0).all()\n'
       'try:\n'
       '  first("tf.data")\n'
-      'except ImportError:\n'
+      'except InputError:\n'
       '  print("blocked")\n'
     )
     done = subprocess.run(

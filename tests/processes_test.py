@@ -163,7 +163,7 @@ def test_the_first_process_alone_has_the_workdir(tmp_path):
     [_start_job(rank, port, workdirs[rank], *flags) for rank in (0, 1)]
   )
   assert first[0] == second[0] == 0, (first, second)
-  assert 'encoder: ' in first[1] and 'encoder: ' not in second[1]
+  assert 'written:' in first[1] and 'written:' not in second[1]
   assert ' 6/6 ' in first[2] and ' 6/6 ' not in second[2]
   assert not workdirs[1].exists()
   steps = [

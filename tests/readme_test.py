@@ -265,7 +265,7 @@ def test_the_layout_names_every_file_once_and_no_other():
   named = re.findall(r'[\w]+(?:\.py|\.sh|/)', text)
   exist = {
     *(f'{name}/' for name in ('bt4rec', 'configs', 'launch', 'tests')),
-    *('datasets/', 'objectives/', 'figures/', 'base.py'),
+    *('datasets/', 'objectives/', 'colab/', 'figures/', 'base.py'),
     *(path.name for path in (_ROOT / 'launch').glob('*.sh')),
     *(path.name for path in (_ROOT / 'bt4rec').glob('*.py')),
   } - {'__init__.py'}
