@@ -12,8 +12,12 @@ the seconds of the first run, which compiles.
 Two more lines are what the device can do: `matmul`, in operations a second,
 and `copy`, in bytes a second, read and written. `matmul_share` of the other
 lines is their rate over the first.
+
+`--batch`, `--length`, `--dim`, `--layers` and `--items` take several values,
+`--batch=128,256,512`: every combination is measured.
 """
 
+import itertools
 import json
 import statistics
 import time
@@ -25,14 +29,20 @@ from absl import flags
 
 from bt4rec import benchmark_lines, command, encoders
 from bt4rec.benchmark_lines import Sizes
-from bt4rec.errors import choose
+from bt4rec.errors import InputError, choose
 
-_BATCH = flags.DEFINE_integer('batch', 256, 'Sequences of a batch.')
-_LENGTH = flags.DEFINE_integer('length', 50, 'Events of a window at most.')
-_DIM = flags.DEFINE_integer('dim', 128, 'Width of the encoder.')
-_LAYERS = flags.DEFINE_integer('layers', 2, 'Blocks of the encoder.')
+# Attribute of `Sizes` -> its values.
+_VARIED = {
+  name: flags.DEFINE_list(name, [str(value)], text)
+  for name, value, text in (
+    ('batch', 256, 'Sequences of a batch.'),
+    ('length', 50, 'Events of a window at most.'),
+    ('dim', 128, 'Width of the encoder.'),
+    ('layers', 2, 'Blocks of the encoder.'),
+    ('items', 3_706, 'Items of the catalogue.'),
+  )
+}
 _HEADS = flags.DEFINE_integer('heads', 2, 'Attention heads.')
-_ITEMS = flags.DEFINE_integer('items', 3_706, 'Items of the catalogue.')
 _PROJECTOR = flags.DEFINE_integer('projector', 512, 'Width of its layers.')
 _DROPOUT = flags.DEFINE_float('dropout', 0.1, 'Dropout rate.')
 _LENGTHS = flags.DEFINE_string(
@@ -56,6 +66,30 @@ _MATMUL = {'cpu': 2_048}
 _MATMUL_OF_OTHERS = 8_192
 _COPY = {'cpu': 2**26}
 _COPY_OF_OTHERS = 2**30
+
+
+def _all_sizes() -> Iterator[Sizes]:
+  """Every combination of the sizes of the flags."""
+  for values in itertools.product(*map(_values, _VARIED)):
+    yield Sizes(
+      **dict(zip(_VARIED, values, strict=True)),
+      heads=_HEADS.value,
+      projector=_PROJECTOR.value,
+      dropout=_DROPOUT.value,
+      lengths=_LENGTHS.value,
+      prepared=_PREPARED.value,
+      dtype=_DTYPE.value,
+    )
+
+
+def _values(name: str) -> list[int]:
+  texts = _VARIED[name].value
+  if not all(text.isdecimal() and int(text) for text in texts):
+    raise InputError(
+      f'--{name}={",".join(texts)} is not a whole number of 1 and more, or '
+      f'several with commas between them.'
+    )
+  return [int(text) for text in texts]
 
 
 def _ceilings(sizes: Sizes) -> Iterator[dict]:
@@ -99,32 +133,21 @@ def main(argv: list[str]) -> None:
   del argv
   lines = benchmark_lines.LINES
   wanted = [choose('only', name, lines) for name in _ONLY.value or lines]
-  sizes = Sizes(
-    batch=_BATCH.value,
-    length=_LENGTH.value,
-    dim=_DIM.value,
-    layers=_LAYERS.value,
-    heads=_HEADS.value,
-    items=_ITEMS.value,
-    projector=_PROJECTOR.value,
-    dropout=_DROPOUT.value,
-    lengths=_LENGTHS.value,
-    prepared=_PREPARED.value,
-    dtype=_DTYPE.value,
-  )
-  dataset = sizes.dataset()
+  sizes_of_runs = list(_all_sizes())
   matmul_flops = 0.0
-  for ceiling in _ceilings(sizes):
+  for ceiling in _ceilings(sizes_of_runs[0]):
     matmul_flops = matmul_flops or ceiling['flops_per_second']
     print(json.dumps(ceiling), flush=True)
-  for make_rivals in wanted:
-    rivals = list(make_rivals(sizes, dataset))
-    for _ in range(_WARMUP.value + _STEPS.value):
+  for sizes in sizes_of_runs:
+    dataset = sizes.dataset()
+    for make_rivals in wanted:
+      rivals = list(make_rivals(sizes, dataset))
+      for _ in range(_WARMUP.value + _STEPS.value):
+        for rival in rivals:
+          rival.run()
       for rival in rivals:
-        rival.run()
-    for rival in rivals:
-      line = rival.describe(_WARMUP.value, matmul_flops)
-      print(json.dumps(line), flush=True)
+        line = rival.describe(_WARMUP.value, matmul_flops)
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == '__main__':

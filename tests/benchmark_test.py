@@ -1,6 +1,9 @@
 """The lines of the benchmark: what they claim to have computed."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -92,3 +95,27 @@ def test_windows_have_the_lengths_asked_for(lengths):
   assert made.catalogue.num_items == 90
   assert visible.max() == 40
   assert visible.min() == (40 if lengths == 'full' else 5)
+
+
+def _run(*flags):
+  command = [sys.executable, '-m', 'bt4rec.benchmark', *flags]
+  return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_combination_of_sizes_is_measured():
+  small = ('--steps=1', '--warmup=0', '--only=full_ranking', '--length=4')
+  done = _run('--batch=8,16', '--items=20,30', '--dim=8', *small)
+  assert done.returncode == 0, done.stderr
+  lines = [json.loads(line) for line in done.stdout.splitlines()]
+  found = [
+    (line['batch'], line['items'])
+    for line in lines
+    if line['name'] == 'full_ranking'
+  ]
+  assert found == [(8, 20), (8, 30), (16, 20), (16, 30)]
+
+
+def test_a_size_that_is_no_number_is_named():
+  done = _run('--batch=8,x')
+  assert done.returncode == 2
+  assert '--batch=8,x is not a whole number of 1 and more' in done.stderr
