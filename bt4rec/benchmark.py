@@ -60,6 +60,9 @@ _WARMUP = flags.DEFINE_integer('warmup', 3, 'Steps before, after compiling.')
 _ONLY = flags.DEFINE_list(
   'only', [], 'Names of the lines to measure; none given: all of them.'
 )
+_PROFILE = flags.DEFINE_bool(
+  'profile', False, 'Whether to say where the time of the steps goes.'
+)
 
 # Width of the matrices, and floats copied, on a CPU and on other devices.
 _MATMUL = {'cpu': 2_048}
@@ -147,6 +150,10 @@ def main(argv: list[str]) -> None:
           rival.run()
       for rival in rivals:
         line = rival.describe(_WARMUP.value, matmul_flops)
+        if _PROFILE.value and isinstance(rival, benchmark_lines.Step):
+          line['time_shares'] = {
+            part: round(share, 3) for part, share in rival.time_shares().items()
+          }
         print(json.dumps(line), flush=True)
 
 

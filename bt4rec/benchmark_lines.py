@@ -21,6 +21,7 @@ from bt4rec import (
   pretrain,
   pretrain_data,
   ranking,
+  step_profile,
   views,
 )
 from bt4rec.datasets import SequenceDataset, sequences
@@ -197,7 +198,7 @@ class _Pipeline(_Measured):
     self.share = float(np.mean(lengths)) / self._slots
 
 
-class _Step(_Measured):
+class Step(_Measured):
   """A whole training step: views, encoder, loss, gradient and update."""
 
   def __init__(
@@ -228,6 +229,13 @@ class _Step(_Measured):
     self.flops = self._job.step.flops(
       self._state, self._place(next(self._batches))
     )
+
+  def time_shares(self) -> dict[str, float]:
+    """Where the time of a run goes; see `step_profile`."""
+    step, batch = self._job.step, self._place(next(self._batches))
+    program = step.lower(self._state, batch).compile().as_text()
+    assert program is not None  # It is, of a CPU, a GPU and a TPU.
+    return step_profile.time_shares(program, self._once)
 
   def _place(self, rows: dict) -> dict:
     return {**self._job.step.place_batch(rows), **self._tables}
@@ -391,7 +399,7 @@ def _steps(
   objective: str, sizes: Sizes, dataset: SequenceDataset
 ) -> Iterator[_Measured]:
   for is_packed in (False, True):
-    yield _Step(objective, is_packed, sizes, dataset)
+    yield Step(objective, is_packed, sizes, dataset)
 
 
 # Name of the lines -> sizes and dataset -> the rivals measured in turn.

@@ -119,3 +119,12 @@ def test_a_size_that_is_no_number_is_named():
   done = _run('--batch=8,x')
   assert done.returncode == 2
   assert '--batch=8,x is not a whole number of 1 and more' in done.stderr
+
+
+def test_the_time_of_a_step_goes_to_parts_of_the_model(measured):
+  (step, _), *_ = measured['pretrain_step']
+  shares = step.time_shares()
+  assert sum(shares.values()) == pytest.approx(1)
+  products = ('attention, matmul', 'MLP, matmul', 'projector, matmul')
+  assert {'item table', 'normalisation', *products} <= set(shares)
+  assert shares.get('the rest', 0) < 0.5
