@@ -8,7 +8,7 @@ import jax
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
-from bt4rec import encoders, packing, projector, views
+from bt4rec import encoders, mesh, packing, projector, views
 from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError
 from bt4rec.features import Events
@@ -109,6 +109,7 @@ def make_model(
   catalogue: Catalogue,
   axis_name: str | None,
   packing_shape: packing.Shape | None = None,
+  table_sharding: mesh.RowSharding | None = None,
 ) -> Pretraining:
   """Builds encoder and objective.
 
@@ -117,13 +118,15 @@ def make_model(
     catalogue: The items.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     packing_shape: The rows that training batches are packed into.
+    table_sharding: How the item table is split over devices; None is not.
 
   Raises:
     InputError: If a setting is not valid, or the encoder does not suit the
       objective.
   """
+  encoder = encoders.from_config(config, catalogue)
   return Pretraining(
-    encoders.from_config(config, catalogue),
+    encoder.clone(table_sharding=table_sharding),
     _make_objective(config, catalogue, axis_name),
     packing_shape,
   )

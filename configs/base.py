@@ -95,6 +95,9 @@ def get_config() -> ConfigDict:
   config.compute_dtype = 'float32'
   # How the step is compiled: 'jit' over a sharded batch, or 'pmap'.
   config.parallelism = 'jit'
+  # Pre-training: devices that share one item table, each with as many of its
+  # rows and of their moments; 1 is a whole table on each.
+  config.model_parallelism = 1
 
   # Pre-training: several windows in a row, so that little padding is computed
   # on. Embeddings do not depend on it; dropout masks do.
