@@ -160,9 +160,14 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     dataset.catalogue.vocabulary_size,
   )
   model = pretext.make_model(
-    config, dataset.catalogue, axis_name, shape, table_sharding
+    config,
+    dataset.catalogue,
+    axis_name,
+    shape,
+    table_sharding,
+    config.num_micro_batches,
   )
-  # Nothing is mapped or split outside of the step.
+  # Nothing is mapped, packed or split outside of the step.
   plain = pretext.make_model(config, dataset.catalogue, None)
   schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
   tx = optimizer.make_optimizer(config.optimizer, schedule)

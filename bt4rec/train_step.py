@@ -85,12 +85,26 @@ def _all_finite(tree) -> jax.Array:
   return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-  """Raises an InputError if the devices do not divide the batch."""
-  if batch_size % num_devices:
+def check_batch_size(
+  batch_size: int, num_devices: int, num_micro_batches: int = 1
+) -> None:
+  """Raises an InputError if the batch does not divide evenly.
+
+  Args:
+    batch_size: Global batch size.
+    num_devices: Devices that it is split over.
+    num_micro_batches: Parts of a device's share, at least 1.
+  """
+  if num_micro_batches < 1:
     raise InputError(
-      f'batch_size={batch_size} is not divisible by the {num_devices} devices; '
-      f'choose a multiple.'
+      f'num_micro_batches={num_micro_batches} must be at least 1.'
+    )
+  if batch_size % (num_devices * num_micro_batches):
+    parts = f'the {num_devices} devices'
+    if num_micro_batches > 1:
+      parts += f' times num_micro_batches={num_micro_batches}'
+    raise InputError(
+      f'batch_size={batch_size} is not divisible by {parts}; choose a multiple.'
     )
 
 
@@ -163,13 +177,17 @@ class CompiledStep:
     """Runs one step; `state` is donated and must not be used again."""
     return self._step(state, batch)
 
+  def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    """The step as a program, to be compiled or looked at."""
+    return self._step.lower(state, batch)
+
   def flops(self, state: TrainState, batch: Batch) -> float:
     """Floating-point operations of a step before XLA optimises it.
 
     XLA's count, over all devices under 'jit' and of one under 'pmap'; padding
     counts, and the body of a loop counts once.
     """
-    return self._step.lower(state, batch).cost_analysis()['flops']
+    return self.lower(state, batch).cost_analysis()['flops']
 
   def place_batch(self, batch: dict[str, np.ndarray]) -> Batch:
     """Splits arrays with the batch as leading axis over the devices.

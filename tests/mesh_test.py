@@ -1,87 +1,162 @@
-"""Item tables split over devices give what a whole one gives."""
+"""A table split over devices: placed, read, trained, saved, of a million."""
 
-import functools
+import dataclasses
 
 import jax
 import numpy as np
-import optax
 import pytest
 
-from bt4rec import mesh, pretext, pretrain, train, train_step
-from bt4rec.checkpoint import Checkpointer
-from bt4rec.errors import InputError
+from bt4rec import mesh, pretrain, train
+from bt4rec.checkpoint import restore_model
+from bt4rec.datasets import sequences
 from tests import tiny
 
-_STEPS = 2
-_TX = optax.sgd(0.1, momentum=0.9)
-_TABLE = "['encoder']['item_table']['embedding']"
+_ROWS, _DIM = 30, 5
 
 
-def _config(objective, loss='full', negatives_per='position'):
-  config = tiny.config(objective=objective)
-  config.encoder.dropout = 0.0
-  config.encoder.causal = 'next_item' in objective
-  config.item_loss.name = loss
-  config.item_loss.num_negatives = 3
-  config.item_loss.negatives_per = negatives_per
-  return config
+def _table():
+  rng = np.random.default_rng(0)
+  return rng.normal(size=(_ROWS, _DIM)).astype(np.float32)
 
 
-def _train(config, model_parallelism, num_devices=8, packed=False):
-  """State before and after some steps, metrics of each, the compiled step."""
-  if packed:
-    config.packing.enabled = True
-    config.packing.num_groups = 8
-  job = pretrain.make_job(config, tiny.dataset())
-  catalogue = tiny.dataset().catalogue
-  devices = jax.devices()[:num_devices]
-  sharding = train_step.table_sharding(
-    'jit', model_parallelism, catalogue.vocabulary_size, devices
+@pytest.mark.parametrize('model_parallelism', [2, 4, 8])
+class TestRowSharding:
+  def _sharding(self, model_parallelism):
+    return mesh.RowSharding(
+      mesh.make_mesh(jax.devices(), model_parallelism), _ROWS
+    )
+
+  def test_each_device_has_its_rows_and_the_host_gets_all(
+    self, model_parallelism
+  ):
+    sharding, table = self._sharding(model_parallelism), _table()
+    placed = sharding.place(table)
+    share = -(-_ROWS // model_parallelism)
+    for shard in placed.addressable_shards:
+      assert shard.data.shape == (share, _DIM)
+      first = shard.index[0].start or 0
+      rows = table[first : first + share]
+      np.testing.assert_array_equal(shard.data[: len(rows)], rows)
+      assert not shard.data[len(rows) :].any()
+    np.testing.assert_array_equal(sharding.gather(placed), table)
+
+  def test_takes_rows_and_their_gradient(self, model_parallelism):
+    sharding, table = self._sharding(model_parallelism), _table()
+    rng = np.random.default_rng(1)
+    rows = rng.integers(0, _ROWS, (16, 3))
+    factor = rng.normal(size=(16, 3, _DIM)).astype(np.float32)
+
+    def total(table, is_split):
+      found = sharding.take(table, rows, is_split)
+      return (factor * found).sum(), found
+
+    expected = np.zeros_like(table)
+    for place in np.ndindex(rows.shape):
+      expected[rows[place]] += factor[place]
+    for is_split in (True, False):
+      (_, found), gradient = jax.jit(
+        jax.value_and_grad(total, has_aux=True), static_argnums=1
+      )(sharding.place(table), is_split)
+      np.testing.assert_array_equal(found, table[rows])
+      np.testing.assert_allclose(
+        sharding.gather(gradient), expected, rtol=1e-5, atol=1e-6
+      )
+
+
+def _job(model_parallelism):
+  # No blocks: quick to compile.
+  config = tiny.config(
+    objective='dual_encoder',
+    model_parallelism=model_parallelism,
+    encoder={'name': 'bag_of_items'},
+    optimizer={'item_table_rate': 0.5},
   )
-  shape = None
-  if packed:
-    from bt4rec import pretrain_data
-    shape = pretrain_data.choose_shape(config, pretrain_data.visible_events(tiny.dataset(), config))
-  model = pretext.make_model(config, catalogue, None, shape, sharding)
-  compiled = train_step.CompiledStep(
-    train_step.make_train_step(
-      pretrain.make_loss_fn(model, None), _TX, lambda step: 0.1
-    ),
-    'jit',
-    config.batch_size,
-    devices,
-    sharding,
-  )
-  start = job.state.replace(opt_state=_TX.init(job.state.params))
-  state, tables = compiled.replicate((start, job.tables))
-  history = []
-  for _, batch in zip(range(_STEPS), job.feed(0), strict=False):
-    state, metrics = compiled(state, {**compiled.place_batch(batch), **tables})
-    history.append({k: float(v) for k, v in metrics.items()})
-  return start, state, history, compiled
+  return pretrain.make_job(config, tiny.dataset())
 
 
-def _paths(tree):
+def _killed_at(job, killed_step):
+  def feed(first_step):
+    for step, batch in enumerate(job.feed(first_step), start=first_step):
+      if step == killed_step:
+        raise KeyboardInterrupt
+      yield batch
+
+  return dataclasses.replace(job, feed=feed)
+
+
+def _leaves(state):
   return {
     jax.tree_util.keystr(path): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+      state.replace(rng=jax.random.key_data(state.rng))
+    )
   }
 
-@pytest.mark.parametrize('case', [('barlow_twins',), ('dual_encoder',), ('next_item',), ('masked_item',), ('next_item','sampled'), ('next_item','sampled','batch'), ('masked_item','gbce','sequence')], ids='-'.join)
-@pytest.mark.parametrize('packed', [False, True])
-def test_equal(case, packed):
-  config = _config(*case)
-  before, one, expected, _ = _train(config, 1, 1, packed)
-  for m in (2, 4, 8):
-    _, state, history, compiled = _train(config, m, packed=packed)
-    for a, b in zip(history, expected, strict=True):
-      for name in b:
-        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    table = state.params['encoder']['item_table']['embedding']
-    assert {s.data.shape for s in table.addressable_shards} == {(32//m, 12)}
-    whole = compiled.unreplicate(state)
-    x, y = _paths(whole.params), _paths(one.params)
-    for name, start in _paths(before.params).items():
-      moved = y[name] - start
-      np.testing.assert_allclose(x[name]-start, moved, rtol=1e-3, atol=1e-3*abs(moved).max()+1e-6, err_msg=name)
-    assert compiled.num_traces == 1
+
+def test_resumes_to_the_bit_whoever_shares_the_table(tmp_path):
+  job = _job(4)
+  whole, _ = train.fit(job, str(tmp_path / 'whole'))
+  for killed_step in (3, 6):
+    with pytest.raises(KeyboardInterrupt):
+      train.fit(_killed_at(job, killed_step), str(tmp_path / 'resumed'))
+  resumed, _ = train.fit(job, str(tmp_path / 'resumed'))
+  expected = _leaves(whole)
+  for name, leaf in _leaves(resumed).items():
+    np.testing.assert_array_equal(leaf, expected[name], name)
+  # Nothing of it shows in what was saved: it is that of a whole table.
+  tables = [name for name in expected if 'item_table' in name]
+  assert len(tables) == 3
+  rows = tiny.dataset().catalogue.vocabulary_size
+  assert rows % 4
+  assert {expected[name].shape for name in tables} == {(rows, 12)}
+  alone, _ = train.fit(_job(1), str(tmp_path / 'alone'))
+  for name, leaf in _leaves(alone).items():
+    np.testing.assert_allclose(leaf, expected[name], rtol=1e-3, atol=1e-5)
+  saved = restore_model(str(tmp_path / 'whole')).params
+  assert isinstance(saved['encoder']['item_table']['embedding'], jax.Array)
+  continued, _ = train.fit(_job(2), str(tmp_path / 'whole'))
+  assert int(continued.step) == int(whole.step)
+
+
+def test_a_million_items_train_on_eight_devices():
+  num_items, num_users = 1_000_000, 100_000
+  dataset = sequences.from_indexed_events(
+    'large',
+    np.arange(num_users),
+    np.repeat(np.arange(num_users), 10),
+    np.arange(num_items),
+    np.random.default_rng(0).permutation(num_items),
+    np.arange(num_items),
+  )
+  config = tiny.config(
+    objective='next_item',
+    max_length=5,
+    model_parallelism=8,
+    encoder={'dim': 8, 'causal': True, 'num_heads': 1},
+  )
+  job = pretrain.make_job(config, dataset)
+  state, tables = job.step.replicate((job.state, job.tables))
+  batch = {**job.step.place_batch(next(job.feed(0))), **tables}
+  program = job.step.lower(state, batch).compile().as_text()
+  before = np.asarray(state.params['encoder']['item_table']['embedding'])
+  state, metrics = job.step(state, batch)
+  # As good as a guess among them all.
+  np.testing.assert_allclose(metrics['loss'], np.log(num_items), rtol=0.01)
+  table = state.params['encoder']['item_table']['embedding']
+  adam = state.opt_state[1][0]
+  moments = [
+    tree['encoder']['item_table']['embedding'] for tree in (adam.mu, adam.nu)
+  ]
+  rows = -(-(num_items + 2) // 8)
+  for array in (table, *moments):
+    assert len(array.addressable_shards) == 8
+    for shard in array.addressable_shards:
+      assert shard.data.shape == (rows, 8)
+  # Nor has a device the whole of it within the step.
+  assert f'[{rows},8]' in program
+  assert f'[{8 * rows},8]' not in program
+  assert f'[{num_items + 2},8]' not in program
+  # The softmax moves every item.
+  assert (np.asarray(moments[0])[1:num_items].any(1)).mean() > 0.99
+  assert not np.asarray(moments[0])[num_items + 1 :].any()
+  assert (np.asarray(table) != before).any()
