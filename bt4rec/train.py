@@ -389,9 +389,7 @@ class _Run:
   def _evaluate_and_save(self) -> None:
     self._check_finite()
     # Those of the first: by rounding of their own they might not stop alike.
-    numbers = processes.value_of_first(
-      self._job.evaluate(self._model_state())
-    )
+    numbers = processes.value_of_first(self._job.evaluate(self._model_state()))
     if not numbers:
       self._save()
       return

@@ -92,8 +92,8 @@ def get_config() -> ConfigDict:
   # Number of updates.
   config.total_steps = 1_000
   # Pre-training: parts that a batch goes through the encoder's blocks in, one
-  # after the other, so that the activations of one alone need memory. The loss
-  # is that of the whole batch; each part is computed once more for its gradient.
+  # after the other, so that the activations of one alone need memory. Loss and
+  # gradient are the whole batch's; each part is computed twice for that.
   config.num_micro_batches = 1
   # Type of the matrix products: 'float32' or 'bfloat16'.
   config.compute_dtype = 'float32'
