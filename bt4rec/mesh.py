@@ -114,7 +114,7 @@ class RowSharding:
     """
     table = np.asarray(table)
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
       first, last, _ = index[0].indices(self.padded_rows)
       rows = table[first:last]
       padding = last - first - len(rows)

@@ -177,8 +177,8 @@ class CompiledStep:
     """Runs one step; `state` is donated and must not be used again."""
     return self._step(state, batch)
 
-  def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
-    """The step as a program, to be compiled or looked at."""
+  def lower(self, state: TrainState, batch: Batch) -> Any:
+    """The step as `jax.stages.Lowered`, to be compiled or looked at."""
     return self._step.lower(state, batch)
 
   def flops(self, state: TrainState, batch: Batch) -> float:
@@ -215,8 +215,8 @@ class CompiledStep:
     sharding = self._sharded if self._is_pmap else self._replicated
 
     def place(path, x):
-      if self._is_split(path):
-        return self._table_sharding.place(x)
+      if split := self._split_of(path):
+        return split.place(x)
       x = jnp.copy(x)  # The step donates its state.
       shape = x.shape
       if self._is_pmap:
@@ -233,8 +233,8 @@ class CompiledStep:
     """
 
     def first(path, x):
-      if self._is_split(path):
-        return self._table_sharding.gather(x)
+      if split := self._split_of(path):
+        return split.gather(x)
       own = x.addressable_data(0)  # On the first device alone.
       return own[0] if self._is_pmap else jnp.copy(own)
 
@@ -244,12 +244,12 @@ class CompiledStep:
     """Moves to the host what `replicate` splits, so that no device keeps it."""
 
     def move(path, x):
-      return np.asarray(x) if self._is_split(path) else x
+      return np.asarray(x) if self._split_of(path) else x
 
     return jax.tree_util.tree_map_with_path(move, tree)
 
-  def _is_split(self, path: tuple) -> bool:
-    return bool(self._table_sharding) and mesh_lib.is_item_table(path)
+  def _split_of(self, path: tuple) -> mesh_lib.RowSharding | None:
+    return self._table_sharding if mesh_lib.is_item_table(path) else None
 
 
 # Parallelism -> whether it maps over devices, so that the step needs an axis

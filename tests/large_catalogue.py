@@ -13,6 +13,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,9 +31,11 @@ class _Scorer:
   features = ()
 
   def __init__(self, table: np.ndarray, queries: np.ndarray):
-    # NumPy's memory, which JAX takes over as it is.
-    self._table, self._queries = jnp.asarray(table), queries
-    self._bias = jnp.zeros(len(table))
+    self._queries = queries
+    # There, and not on its way, before memory is looked at.
+    self._table, self._bias = jax.block_until_ready(
+      (jnp.asarray(table), jnp.zeros(len(table)))
+    )
 
   def queries(self, events, start, length) -> np.ndarray:
     del events, length

@@ -76,13 +76,13 @@ def _forward(query, target, weight, table, bias, block, sharding):
   if not sharding:
     return _with_gradients(*arrays, block)
 
-  def of_device(query, *others):
+  def of_device(query, target, weight, table, bias):
     # The positions of those that share the table, against the own rows of it.
-    everyone = [
-      lax.all_gather(x, mesh.MODEL, tiled=True) for x in (query, *others[:2])
-    ]
+    query, target, weight = (
+      lax.all_gather(x, mesh.MODEL, tiled=True) for x in (query, target, weight)
+    )
     sums, (by_query, *by_rows) = _with_gradients(
-      *everyone, *others[2:], block, mesh.MODEL
+      query, target, weight, table, bias, block, mesh.MODEL
     )
     sums, by_rows = lax.psum((sums, by_rows), mesh.DATA)
     by_query = lax.psum_scatter(by_query, mesh.MODEL, tiled=True)
