@@ -156,6 +156,7 @@ class _Measured:
       'batch': self.sizes.batch,
       'length': self.sizes.length,
       'lengths': self.sizes.prepared or self.sizes.lengths,
+      'num_devices': jax.device_count(),
       'median_seconds': round(median, 5),
       'sequences_per_second': round(self.sequences_per_run / median, 1),
       'real_tokens_per_second': round(tokens / median, 1),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bt4rec import blocks, features, packing
+from bt4rec import blocks, features, mesh, packing
 from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError, choose
 from bt4rec.features import ItemCategories, SideFeatures
@@ -26,19 +26,29 @@ Codes = Mapping[str, jax.Array]
 
 
 class ItemTable(nn.Module):
-  """The embeddings of the vocabulary: padding, items, mask token."""
+  """The embeddings of the vocabulary: padding, items, mask token.
+
+  Attributes:
+    vocabulary_size: Number of tokens.
+    dim: Width of the embeddings.
+    sharding: How the rows are split over devices; None is not.
+  """
 
   vocabulary_size: int
   dim: int
+  sharding: mesh.RowSharding | None = None
 
   def setup(self):
+    num_rows = self.vocabulary_size
+    if self.sharding:
+      num_rows = self.sharding.padded_rows
     self.embedding = self.param(
-      'embedding', _EMBEDDING_INIT, (self.vocabulary_size, self.dim)
+      'embedding', _EMBEDDING_INIT, (num_rows, self.dim)
     )
 
   def __call__(self, items: jax.Array) -> jax.Array:
-    """[...] int32 -> [..., dim]."""
-    return self.embedding[items]
+    """[batch, ...] int32 -> [batch, ..., dim]."""
+    return mesh.take(self.sharding, self.embedding, items)
 
 
 class TransformerEncoder(nn.Module):
@@ -64,6 +74,10 @@ class TransformerEncoder(nn.Module):
     positions: One of `blocks.POSITIONS`.
     features: Side features, whose embeddings are added to the items'.
     categories: Those of the items, if they are a feature.
+    table_sharding: How the item table is split over devices; None is not.
+    num_micro_batches: Parts that the rows of a training batch go through the
+      blocks in, one after the other; a divisor of their number. The result is
+      the same, but for the masks of dropout.
   """
 
   vocabulary_size: int
@@ -82,9 +96,13 @@ class TransformerEncoder(nn.Module):
   positions: str = 'learned'
   features: Sequence[str] = ()
   categories: ItemCategories | None = None
+  table_sharding: mesh.RowSharding | None = None
+  num_micro_batches: int = 1
 
   def setup(self):
-    self.item_table = ItemTable(self.vocabulary_size, self.dim)
+    self.item_table = ItemTable(
+      self.vocabulary_size, self.dim, self.table_sharding
+    )
     self.side_features = _side_features(self)
     if self.positions == 'learned':
       self.position_embedding = self.param(
@@ -182,13 +200,40 @@ class TransformerEncoder(nn.Module):
     if self.pooling == 'class_token':
       is_class = (items == self.vocabulary_size)[..., None]
       x = jnp.where(is_class, self.class_embedding[None, None], x)
+    arrays = x, *rows.segments()
+    if not train or self.num_micro_batches == 1:
+      return self._transform(arrays, train), rows
+
+    def micro_batch(encoder, carry, arrays):
+      return carry, encoder._transform(arrays, train)
+
+    # Backwards, each is computed once more: the activations of one alone exist
+    # at a time. The scan's CSE cannot undo that.
+    _, x = nn.scan(
+      nn.remat(micro_batch, prevent_cse=False),
+      variable_broadcast='params',
+      split_rngs={'params': False, 'dropout': True},
+    )(self, (), jax.tree.map(self._cut, arrays))
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows
+
+  def _cut(self, x):
+    """[num_rows, ...] -> [num_micro_batches, rows of one, ...].
+
+    Neighbours come into different ones, so that of rows that are split over
+    devices each has some of every device.
+    """
+    return x.reshape(-1, self.num_micro_batches, *x.shape[1:]).swapaxes(0, 1)
+
+  def _transform(self, arrays, train):
+    """Inputs of the blocks with the segments of their rows -> outputs."""
+    x, query, key = arrays
     x = self.drop(x, deterministic=not train)
-    mask = rows.attention_mask()
+    mask = (query[:, :, None] == key[:, None, :])[:, None]
     if self.causal:
       mask = mask & jnp.tril(jnp.ones(2 * x.shape[1:2], bool))[None, None]
     for block in self.blocks:
       x = block(x, mask, train)
-    return self.final_norm(x).astype(jnp.float32), rows
+    return self.final_norm(x).astype(jnp.float32)
 
 
 class BagOfItems(nn.Module):
@@ -200,6 +245,7 @@ class BagOfItems(nn.Module):
     dim: Width of the embeddings and of the output.
     features: Side features, whose embeddings are added to the items'.
     categories: Those of the items, if they are a feature.
+    table_sharding: How the item table is split over devices; None is not.
   """
 
   vocabulary_size: int
@@ -207,9 +253,12 @@ class BagOfItems(nn.Module):
   dim: int
   features: Sequence[str] = ()
   categories: ItemCategories | None = None
+  table_sharding: mesh.RowSharding | None = None
 
   def setup(self):
-    self.item_table = ItemTable(self.vocabulary_size, self.dim)
+    self.item_table = ItemTable(
+      self.vocabulary_size, self.dim, self.table_sharding
+    )
     self.side_features = _side_features(self)
 
   def __call__(

@@ -4,10 +4,8 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from bt4rec import mesh
 from bt4rec.errors import InputError, choose
-
-# Word in the path of the parameter.
-_ITEM_TABLE = 'item_table'
 
 
 def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
@@ -65,7 +63,7 @@ def decay_mask(params, exclude: tuple[str, ...]):
 def _item_table_mask(params):
   """Marks the item table, in the same tree with booleans."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: _ITEM_TABLE in jax.tree_util.keystr(path), params
+    lambda path, _: mesh.is_item_table(path), params
   )
 
 

@@ -210,9 +210,15 @@ class Padded:
     """[num_sequences, length] -> [num_rows, row_length], 0 where empty."""
     return values
 
-  def attention_mask(self) -> jax.Array:
-    """Broadcasts to [num_rows, 1, query, key] bool."""
-    return self._real[:, None, None, :]
+  def segments(self) -> tuple[jax.Array, jax.Array]:
+    """Which slots attend to which: those of a number, to those of the same.
+
+    Returns:
+      Numbers of a slot as query, broadcast to [num_rows, row_length], and as
+      key, [num_rows, row_length].
+    """
+    padding = (~self._real).astype(jnp.int32)
+    return jnp.zeros_like(padding[:, :1]), padding
 
   def mean(self, x: jax.Array) -> jax.Array:
     """[num_rows, row_length, dim] -> [num_sequences, dim] float32."""
@@ -269,11 +275,11 @@ class Packed:
     )(values.reshape(len(self._token), -1), self._token)
     return arranged.reshape(-1, self._shape.row_length)
 
-  def attention_mask(self) -> jax.Array:
-    """[num_rows, 1, query, key] bool."""
+  def segments(self) -> tuple[jax.Array, jax.Array]:
+    """As `Padded.segments`."""
     sequence = self._sequence.reshape(-1, self._shape.row_length)
     # Empty slots attend to one another: no query is left without a key.
-    return (sequence[:, :, None] == sequence[:, None, :])[:, None]
+    return sequence, sequence
 
   def mean(self, x: jax.Array) -> jax.Array:
     """[num_rows, row_length, dim] -> [num_sequences, dim] float32."""

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import flax.linen as nn
 import jax
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
-from bt4rec import encoders, packing, projector, views
+from bt4rec import encoders, mesh, packing, projector, views
 from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError
 from bt4rec.features import Events
@@ -109,6 +110,8 @@ def make_model(
   catalogue: Catalogue,
   axis_name: str | None,
   packing_shape: packing.Shape | None = None,
+  table_sharding: mesh.RowSharding | None = None,
+  num_micro_batches: int = 1,
 ) -> Pretraining:
   """Builds encoder and objective.
 
@@ -117,13 +120,24 @@ def make_model(
     catalogue: The items.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     packing_shape: The rows that training batches are packed into.
+    table_sharding: How the item table is split over devices; None is not.
+    num_micro_batches: Parts of a training batch, see `TransformerEncoder`.
 
   Raises:
     InputError: If a setting is not valid, or the encoder does not suit the
       objective.
   """
+  encoder = encoders.from_config(config, catalogue)
+  settings: dict[str, Any] = {'table_sharding': table_sharding}
+  if num_micro_batches != 1:
+    if config.encoder.name == 'bag_of_items':
+      raise InputError(
+        'encoder.name=bag_of_items keeps no activations that micro batches '
+        'would save; leave num_micro_batches at 1.'
+      )
+    settings['num_micro_batches'] = num_micro_batches
   return Pretraining(
-    encoders.from_config(config, catalogue),
+    encoder.clone(**settings),
     _make_objective(config, catalogue, axis_name),
     packing_shape,
   )

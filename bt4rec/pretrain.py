@@ -154,8 +154,20 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   shape = pretrain_data.choose_shape(config, visible)
   plan = pretrain_data.make_plan(config, dataset, visible, shape)
   axis_name = train_step.axis_name_of(config.parallelism)
-  model = pretext.make_model(config, dataset.catalogue, axis_name, shape)
-  # Without the mapped axis: nothing is mapped outside of the step.
+  table_sharding = train_step.table_sharding(
+    config.parallelism,
+    config.model_parallelism,
+    dataset.catalogue.vocabulary_size,
+  )
+  model = pretext.make_model(
+    config,
+    dataset.catalogue,
+    axis_name,
+    shape,
+    table_sharding,
+    config.num_micro_batches,
+  )
+  # Nothing is mapped, packed or split outside of the step.
   plain = pretext.make_model(config, dataset.catalogue, None)
   schedule = optimizer.make_schedule(config.optimizer, config.total_steps)
   tx = optimizer.make_optimizer(config.optimizer, schedule)
@@ -167,20 +179,22 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   events = features.events_of(dataset, model.encoder.features)
   if config.feed == 'device':
     step_tables['events'] = jax.tree.map(jnp.asarray, events)
+  step = train_step.CompiledStep(
+    train_step.make_train_step(
+      make_loss_fn(model, axis_name),
+      tx,
+      schedule,
+      axis_name,
+      optimizer.skips_non_finite(config.optimizer),
+    ),
+    config.parallelism,
+    config.batch_size,
+    table_sharding=table_sharding,
+  )
   return train.Job(
     name=f'pre-train {config.objective}',
-    state=_initial_state(config, plain, tx, tables),
-    step=train_step.CompiledStep(
-      train_step.make_train_step(
-        make_loss_fn(model, axis_name),
-        tx,
-        schedule,
-        axis_name,
-        optimizer.skips_non_finite(config.optimizer),
-      ),
-      config.parallelism,
-      config.batch_size,
-    ),
+    state=step.off_device(_initial_state(config, plain, tx, tables)),
+    step=step,
     feed=functools.partial(_feed, config=config, plan=plan, events=events),
     tables=step_tables,
     batch_size=config.batch_size,

@@ -38,18 +38,20 @@ def choose_shape(
     visible: [num_users] int, events of each user that may be seen.
 
   Raises:
-    InputError: If the groups do not divide over the devices.
+    InputError: If batch or groups do not divide over devices and micro
+      batches.
   """
+  num_devices, num_micro = jax.device_count(), config.num_micro_batches
+  train_step.check_batch_size(config.batch_size, num_devices, num_micro)
   if not config.packing.enabled:
     return None
-  num_devices = jax.device_count()
-  train_step.check_batch_size(config.batch_size, num_devices)
-  num_groups = config.packing.num_groups or num_devices
-  if num_groups % num_devices:
+  num_groups = config.packing.num_groups or num_devices * num_micro
+  if num_groups % (num_devices * num_micro):
+    times = f' times num_micro_batches={num_micro}' if num_micro > 1 else ''
     raise InputError(
       f'packing.num_groups={num_groups} is not divisible by the '
-      f'{num_devices} devices, and a group lies on one; choose a multiple, or '
-      f'0.'
+      f'{num_devices} devices{times}, and a group lies on one; choose a '
+      f'multiple, or 0.'
     )
   windows = pretext.windows_per_user(config)
   users = plans.trainable_users(visible, config.batch_size, windows)

@@ -363,7 +363,7 @@ class _Run:
       metrics['skipped_steps'] = self._skipped.total
     metrics |= self._progress.rate(self._step)
     if self._job.health and self._is_due(self._job.health_every_steps):
-      state = self._job.step.unreplicate(self._state)
+      state = self._model_state()
       metrics |= self._job.health(state)
       if self._writer and self._job.points and self._job.tensorboard:
         self._writer.write_points(self._step, self._job.points(state))
@@ -379,12 +379,17 @@ class _Run:
     self._progress.note({k: v for k, v in metrics.items() if k == 'loss'})
     self._progress.show(self._step, metrics)
 
+  def _model_state(self) -> TrainState:
+    """The state on one device, less the optimizer's, to look at the model."""
+    state = self._state.replace(opt_state=())
+    return jax.device_put(
+      self._job.step.unreplicate(state), jax.local_devices()[0]
+    )
+
   def _evaluate_and_save(self) -> None:
     self._check_finite()
     # Those of the first: by rounding of their own they might not stop alike.
-    numbers = processes.value_of_first(
-      self._job.evaluate(self._job.step.unreplicate(self._state))
-    )
+    numbers = processes.value_of_first(self._job.evaluate(self._model_state()))
     if not numbers:
       self._save()
       return

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
+from bt4rec import mesh as mesh_lib
 from bt4rec.errors import InputError, choose
 from bt4rec.train_state import TrainState
 
-AXIS = 'batch'
+AXIS = mesh_lib.DATA
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 # (params, batch_stats, batch, rng) -> loss, (metrics, new batch_stats).
@@ -84,27 +85,46 @@ def _all_finite(tree) -> jax.Array:
   return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-  """Raises an InputError if the devices do not divide the batch."""
-  if batch_size % num_devices:
+def check_batch_size(
+  batch_size: int, num_devices: int, num_micro_batches: int = 1
+) -> None:
+  """Raises an InputError if the batch does not divide evenly.
+
+  Args:
+    batch_size: Global batch size.
+    num_devices: Devices that it is split over.
+    num_micro_batches: Parts of a device's share, at least 1.
+  """
+  if num_micro_batches < 1:
     raise InputError(
-      f'batch_size={batch_size} is not divisible by the {num_devices} devices; '
-      f'choose a multiple.'
+      f'num_micro_batches={num_micro_batches} must be at least 1.'
+    )
+  if batch_size % (num_devices * num_micro_batches):
+    parts = f'the {num_devices} devices'
+    if num_micro_batches > 1:
+      parts += f' times num_micro_batches={num_micro_batches}'
+    raise InputError(
+      f'batch_size={batch_size} is not divisible by {parts}; choose a multiple.'
     )
 
 
 class CompiledStep:
   """A step compiled for all devices, with the placements it expects.
 
-  With 'jit' the batch is sharded over the devices and the state replicated;
-  with 'pmap' each device runs the step on its share. Both compute the loss and
-  the gradient of the global batch.
+  With 'jit' the batch is sharded over the devices and the state replicated,
+  but for an item table that is split by row; with 'pmap' each device runs the
+  step on its share. Both compute the loss and the gradient of the global batch.
+
+  Outside of the step a state is whole: of one device, but for a table that was
+  split, which is NumPy's. So checkpoints do not know how it was.
 
   Args:
     step: The pure step; made with `axis_name=AXIS` for 'pmap'.
     parallelism: 'jit' or 'pmap'.
     batch_size: Global batch size.
     devices: The devices; None is all of them.
+    table_sharding: How the item table is split over these devices, as the
+      model of the step has it; None is not.
 
   Raises:
     InputError: If the devices do not divide the batch size.
@@ -116,6 +136,7 @@ class CompiledStep:
     parallelism: str,
     batch_size: int,
     devices: list | None = None,
+    table_sharding: mesh_lib.RowSharding | None = None,
   ):
     self._devices = devices or jax.devices()
     check_batch_size(batch_size, len(self._devices))
@@ -123,18 +144,26 @@ class CompiledStep:
 
     def traced(state, batch):
       self.num_traces += 1  # Runs while tracing only.
-      return step(state, batch)
+      state, metrics = step(state, batch)
+      if table_sharding:
+        # What the next step expects, or it would be compiled again.
+        state = table_sharding.constrain(state)
+      return state, metrics
 
     self._is_pmap = choose('parallelism', parallelism, _PARALLELISM)
     self._own_devices = [
       d for d in self._devices if d.process_index == jax.process_index()
     ]
     # What `jax.pmap` maps over are the devices of one process.
-    mesh = Mesh(
-      np.array(self._own_devices if self._is_pmap else self._devices), (AXIS,)
-    )
-    self._replicated = NamedSharding(mesh, PartitionSpec())
-    self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+    self._table_sharding = table_sharding
+    if table_sharding:
+      mesh = table_sharding.mesh
+    else:
+      mesh = mesh_lib.make_mesh(
+        self._own_devices if self._is_pmap else self._devices
+      )
+    self._replicated = NamedSharding(mesh, mesh_lib.EVERYWHERE)
+    self._sharded = NamedSharding(mesh, mesh_lib.OF_BATCH)
     if self._is_pmap:
       self._step = jax.pmap(
         traced, axis_name=AXIS, devices=self._devices, donate_argnums=0
@@ -178,12 +207,18 @@ class CompiledStep:
     )
 
   def replicate(self, tree):
-    """Puts a copy of a tree, such as a state or a table, on every device."""
+    """Puts a copy of a tree, such as a state or a table, on every device.
+
+    The item table, and what the optimizer keeps of it, is split instead where
+    the step has it so.
+    """
     # Placed as the step places its results, or the second step would be traced
     # and compiled again.
     sharding = self._sharded if self._is_pmap else self._replicated
 
-    def place(x):
+    def place(path, x):
+      if split := self._split_of(path):
+        return split.place(x)
       x = jnp.copy(x)  # The step donates its state.
       shape = x.shape
       if self._is_pmap:
@@ -191,16 +226,32 @@ class CompiledStep:
       copies = [jax.device_put(x, device) for device in self._own_devices]
       return jax.make_array_from_single_device_arrays(shape, sharding, copies)
 
-    return jax.tree.map(place, tree)
+    return jax.tree_util.tree_map_with_path(place, tree)
 
   def unreplicate(self, tree):
-    """Takes one copy of what `replicate` placed, safe from donation."""
+    """Takes one copy of what `replicate` placed, safe from donation.
 
-    def first(x):
+    What is split is gathered on the host: no device need have room for it.
+    """
+
+    def first(path, x):
+      if split := self._split_of(path):
+        return split.gather(x)
       own = x.addressable_data(0)  # On the first device alone.
       return own[0] if self._is_pmap else jnp.copy(own)
 
-    return jax.tree.map(first, tree)
+    return jax.tree_util.tree_map_with_path(first, tree)
+
+  def off_device(self, tree):
+    """Moves to the host what `replicate` splits, so that no device keeps it."""
+
+    def move(path, x):
+      return np.asarray(x) if self._split_of(path) else x
+
+    return jax.tree_util.tree_map_with_path(move, tree)
+
+  def _split_of(self, path: tuple) -> mesh_lib.RowSharding | None:
+    return self._table_sharding if mesh_lib.is_item_table(path) else None
 
 
 # Parallelism -> whether it maps over devices, so that the step needs an axis
@@ -211,3 +262,32 @@ _PARALLELISM = {'jit': False, 'pmap': True}
 def axis_name_of(parallelism: str) -> str | None:
   """The axis name a step needs under 'jit' or 'pmap'."""
   return AXIS if choose('parallelism', parallelism, _PARALLELISM) else None
+
+
+def table_sharding(
+  parallelism: str,
+  model_parallelism: int,
+  num_rows: int,
+  devices: list | None = None,
+) -> mesh_lib.RowSharding | None:
+  """How an item table is split over devices; None if it is not.
+
+  Args:
+    parallelism: 'jit' or 'pmap'.
+    model_parallelism: Devices that share a table.
+    num_rows: Rows of the table.
+    devices: The devices; None is all of them.
+
+  Raises:
+    InputError: If the devices cannot share it so.
+  """
+  mesh = mesh_lib.make_mesh(devices or jax.devices(), model_parallelism)
+  if model_parallelism == 1:
+    return None
+  if choose('parallelism', parallelism, _PARALLELISM):
+    raise InputError(
+      f'model_parallelism={model_parallelism} splits the item table over '
+      f'devices, and with parallelism=pmap each has all of it; use '
+      f'parallelism=jit.'
+    )
+  return mesh_lib.RowSharding(mesh, num_rows)

@@ -91,10 +91,17 @@ def get_config() -> ConfigDict:
   config.batch_size = 128
   # Number of updates.
   config.total_steps = 1_000
+  # Pre-training: parts that a batch goes through the encoder's blocks in, one
+  # after the other, so that the activations of one alone need memory. Loss and
+  # gradient are the whole batch's; each part is computed twice for that.
+  config.num_micro_batches = 1
   # Type of the matrix products: 'float32' or 'bfloat16'.
   config.compute_dtype = 'float32'
   # How the step is compiled: 'jit' over a sharded batch, or 'pmap'.
   config.parallelism = 'jit'
+  # Pre-training: devices that share one item table, each with as many of its
+  # rows and of their moments; 1 is a whole table on each.
+  config.model_parallelism = 1
 
   # Pre-training: several windows in a row, so that little padding is computed
   # on. Embeddings do not depend on it; dropout masks do.
@@ -102,8 +109,8 @@ def get_config() -> ConfigDict:
   config.packing.enabled = True
   # Largest share of the events that may be cut so that a batch fits.
   config.packing.max_cut = 0.03
-  # Parts of a batch with rows of their own, a multiple of the devices; 0 is
-  # their number.
+  # Parts of a batch with rows of their own, a multiple of the devices times
+  # num_micro_batches; 0 is that.
   config.packing.num_groups = 0
 
   config.encoder = ConfigDict()

@@ -424,3 +424,63 @@ class TestHead:
     variables = module.init(jax.random.key(0), h)
     np.testing.assert_array_equal(module.apply(variables, h), np.zeros((2, 5)))
     assert _num_parameters(variables) == _DIM * 5 + 5
+
+
+class TestMicroBatches:
+  @pytest.mark.parametrize(
+    'overrides',
+    [
+      {'pooling': 'class_token'},
+      {'causal': True, 'pooling': 'last', **_BLOCKS['relative']},
+    ],
+    ids=['plain', 'relative'],
+  )
+  def test_embedding_and_gradient_equal_those_of_the_whole(self, overrides):
+    items = np.tile(_USERS, (2, 1))
+    module = _transformer(dropout=0.0, **overrides)
+    params = _params(module, items, False)
+    weight = np.random.default_rng(1).normal(size=(6, _DIM))
+
+    def total(params, number):
+      # The states too: another way out of the encoder.
+      parts = module.clone(num_micro_batches=number)
+      apply = functools.partial(parts.apply, {'params': params}, items, True)
+      states = apply(method='states')
+      return (weight * apply()).sum() + (states**2)[:, 0].sum()
+
+    gradient = jax.jit(jax.value_and_grad(total), static_argnums=1)
+    whole = gradient(params, 1)
+    for number in (2, 3):
+      jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+        gradient(params, number),
+        whole,
+      )
+
+  @pytest.mark.parametrize('number', [2, 4])
+  def test_each_draws_its_own_dropout(self, number):
+    items = np.tile(_USERS[:1], (4, 1))
+    module = _transformer(num_micro_batches=number)
+    h = module.apply(
+      {'params': _params(module, items, False)},
+      items,
+      True,
+      rngs={'dropout': jax.random.key(0)},
+    )
+    assert len(np.unique(np.round(h, 4), axis=0)) == 4
+
+  def test_activations_of_one_alone_exist_at_a_time(self):
+    items = np.tile(_USERS, (64, 1))
+
+    def temporary_bytes(number):
+      module = _transformer(num_layers=4, num_micro_batches=number)
+      params = _params(module, items, False)
+
+      def total(params):
+        rngs = {'dropout': jax.random.key(0)}
+        return module.apply({'params': params}, items, True, rngs=rngs).sum()
+
+      compiled = jax.jit(jax.grad(total)).lower(params).compile()
+      return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(8) < temporary_bytes(1) / 3

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bt4rec import mesh
 from bt4rec.errors import InputError
 from bt4rec.objectives import item_loss
 from tests.gradients import gradient_by_differences, on_devices
@@ -64,18 +65,24 @@ def _table():
   return table, rng.normal(size=_NUM_ITEMS).astype(np.float32)
 
 
-def _apply(loss, batch, table, bias, axis_name=None):
+def _apply(loss, batch, table, bias, axis_name=None, sharding=None):
   rng = jax.random.key(5)
   inputs = [batch[key] for key in ('query', 'target', 'is_real')]
   return loss(
     rng,
     *inputs,
-    table,
+    _by_token(table),
     bias,
     items=batch['items'],
     index=batch['index'],
     axis_name=axis_name,
+    sharding=sharding,
   )
+
+
+def _by_token(table):
+  # The other rows are padding, mask and none; they would win if they counted.
+  return jnp.pad(table, ((1, 2), (0, 0)), constant_values=9.0)
 
 
 def _negatives(loss, batch):
@@ -203,6 +210,28 @@ def test_eight_devices_equal_one(parallelism, case):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('case', _CASES, ids=_ids)
+def test_a_table_split_over_devices_gives_the_same(case):
+  loss, batch = dataclasses.replace(_LOSS, **case), _batch()
+  sharding = mesh.RowSharding(
+    mesh.make_mesh(jax.devices(), 4), len(_by_token(_table()[0]))
+  )
+
+  def value(query, table, bias, sharding=None):
+    loss_value, metrics = _apply(
+      loss, {**batch, 'query': query}, table, bias, sharding=sharding
+    )
+    return loss_value + metrics['accuracy']
+
+  arguments = batch['query'], *_table()
+  gradients = jax.value_and_grad(value, (0, 1, 2))
+  split = jax.jit(lambda *x: gradients(*x, sharding=sharding))(*arguments)
+  whole = gradients(*arguments)
+  np.testing.assert_allclose(split[0], whole[0], rtol=1e-5)
+  for a, b in zip(split[1], whole[1], strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_a_corrected_sample_estimates_the_softmax_over_the_pool():
   # exp of the loss is linear in the sampled sum: its mean is the full one.
   loss = dataclasses.replace(_LOSS, name='sampled', num_negatives=2)
@@ -219,7 +248,7 @@ def test_a_corrected_sample_estimates_the_softmax_over_the_pool():
       batch['query'],
       batch['target'],
       batch['is_real'],
-      table,
+      _by_token(table),
       bias,
       items=batch['items'],
       index=batch['index'],

@@ -1,5 +1,11 @@
 """Tests of bt4rec.ranking against brute force and by hand."""
 
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -136,3 +142,21 @@ def test_the_rank_is_the_place_among_the_best():
   rows, _ = ranking.top_items(queries, table, bias, seen, k=40, item_block=16)
   place = (np.asarray(rows) == targets[:, None]).argmax(axis=1) + 1
   np.testing.assert_array_equal(place, ranks)
+
+
+@pytest.mark.slow
+def test_ten_million_items_are_ranked_in_bounded_memory():
+  # A process of its own, whose peak is its own too.
+  program = pathlib.Path(__file__).parent / 'large_catalogue.py'
+  output = subprocess.run(
+    [sys.executable, str(program)],
+    cwd=program.parents[1],
+    env={**os.environ, 'PYTHONPATH': '.', 'XLA_FLAGS': ''},
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  found = json.loads(output.stdout)
+  assert (found['num_items'], found['num_users']) == (10_000_000, 1_000)
+  assert found['bytes_beyond_the_table'] < 2**31
+  assert found['right'] == found['checked'] == 3

@@ -45,8 +45,11 @@ def _start(objective):
 
 
 @functools.cache
-def _step(objective, parallelism='jit', compute_dtype='float32'):
-  """The pure step of a real pre-training, dropout off."""
+def _step(objective, parallelism='jit', compute_dtype='float32', *split):
+  """The pure step of a real pre-training, dropout off.
+
+  `split` is how the item table is, and the number of micro batches.
+  """
   # Masks of dropout are drawn by device; views and cuts by example.
   config = _config(
     objective,
@@ -54,21 +57,28 @@ def _step(objective, parallelism='jit', compute_dtype='float32'):
     encoder={**tiny.config().encoder.to_dict(), 'dropout': 0.0},
   )
   axis_name = train_step.axis_name_of(parallelism)
-  model = pretext.make_model(config, tiny.dataset().catalogue, axis_name)
+  catalogue = tiny.dataset().catalogue
+  model = pretext.make_model(config, catalogue, axis_name, None, *split)
   return train_step.make_train_step(
     pretrain.make_loss_fn(model, axis_name), _TX, lambda step: 0.1, axis_name
   )
 
 
 @functools.cache
-def _train(objective, parallelism, num_devices, compute_dtype='float32'):
+def _train(
+  objective, parallelism, num_devices, compute_dtype='float32', model=1, micro=1
+):
   """Final state, metrics of every step, and the compiled step."""
   state, tables, batches = _start(objective)
+  devices = jax.devices()[:num_devices]
+  num_rows = tiny.dataset().catalogue.vocabulary_size
+  sharding = train_step.table_sharding(parallelism, model, num_rows, devices)
   compiled = train_step.CompiledStep(
-    _step(objective, parallelism, compute_dtype),
+    _step(objective, parallelism, compute_dtype, sharding, micro),
     parallelism,
     tiny.config().batch_size,
-    jax.devices()[:num_devices],
+    devices,
+    sharding,
   )
   state, tables = compiled.replicate((state, tables))
   history = []
@@ -90,11 +100,20 @@ def _paths(tree):
 
 @pytest.mark.parametrize('objective', _OBJECTIVES)
 class TestCompiledStep:
-  @pytest.mark.parametrize('parallelism', ['jit', 'pmap'])
-  def test_eight_devices_equal_one(self, parallelism, objective):
+  @pytest.mark.parametrize(
+    'parallelism, split',
+    [
+      ('jit', {}),
+      ('pmap', {}),
+      # Four devices share a table; each has two windows, one at a time.
+      ('jit', {'model': 4, 'micro': 2}),
+    ],
+    ids=['jit', 'pmap', 'jit-split'],
+  )
+  def test_eight_devices_equal_one(self, parallelism, split, objective):
     assert jax.device_count() == 8
     one, one_history, _ = _train(objective, 'jit', 1)
-    eight, eight_history, compiled = _train(objective, parallelism, 8)
+    eight, eight_history, compiled = _train(objective, parallelism, 8, **split)
     for a, b in zip(eight_history, one_history, strict=True):
       assert a.keys() == b.keys()
       for name in a:
@@ -229,6 +248,40 @@ class TestErrors:
       InputError, match=r'batch_size=12 is not divisible by the 8 devices'
     ):
       train_step.CompiledStep(_step('barlow_twins'), parallelism, 12)
+
+  @pytest.mark.parametrize(
+    'arguments, sentence',
+    [
+      (('jit', 3, 9), 'model_parallelism=3 does not divide the 8 devices'),
+      (('jit', 0, 9), 'model_parallelism=0 does not divide'),
+      (('pmap', 2, 9), 'with parallelism=pmap each has all of it'),
+    ],
+  )
+  def test_refuses_a_table_that_cannot_be_shared(self, arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+      train_step.table_sharding(*arguments)
+
+  @pytest.mark.parametrize(
+    'fields, sentence',
+    [
+      ({'num_micro_batches': 4}, '8 devices times num_micro_batches=4; choose'),
+      ({'num_micro_batches': 0}, 'num_micro_batches=0 must be at least 1'),
+      (
+        {
+          'num_micro_batches': 2,
+          'packing': {'enabled': True, 'num_groups': 8},
+        },
+        'num_groups=8 is not divisible by the 8 devices times num_micro_b',
+      ),
+      (
+        {'num_micro_batches': 2, 'encoder': {'name': 'bag_of_items'}},
+        'bag_of_items keeps no activations',
+      ),
+    ],
+  )
+  def test_refuses_micro_batches_of_no_use(self, fields, sentence):
+    with pytest.raises(InputError, match=sentence):
+      pretrain.make_job(tiny.config(**fields), tiny.dataset())
 
   def test_refuses_an_unknown_parallelism(self):
     with pytest.raises(InputError, match=r"'vmap'.*jit, pmap"):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bt4rec import mesh
 from bt4rec.errors import InputError, choose
 from bt4rec.objectives.full_cross_entropy import full_cross_entropy
 
@@ -148,13 +149,14 @@ _DRAWS: dict[str, Callable] = {
 }
 
 
-def _score(query, table, bias, rows):
+def _score(query, table, bias, drawn, sharding):
   """[batch, positions, num_negatives] scores of shared or own negatives."""
-  subscript = 'b' * (rows.shape[0] > 1) + 'p' * (rows.shape[1] > 1)
-  axes = tuple(axis for axis in (0, 1) if rows.shape[axis] == 1)
-  candidates = table[rows.squeeze(axes)]
+  is_own = drawn.shape[0] > 1
+  subscript = 'b' * is_own + 'p' * (drawn.shape[1] > 1)
+  axes = tuple(axis for axis in (0, 1) if drawn.shape[axis] == 1)
+  candidates = mesh.take(sharding, table, drawn.squeeze(axes), is_own)
   scores = jnp.einsum(f'bpd,{subscript}kd->bpk', query, candidates)
-  return scores + bias[rows]
+  return scores + bias[drawn]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +212,7 @@ class ItemLoss:
     items: jax.Array,
     index: jax.Array,
     axis_name: str | None = None,
+    sharding: mesh.RowSharding | None = None,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean loss of the targets of the global batch.
 
@@ -218,19 +221,25 @@ class ItemLoss:
       query: [batch, positions, dim] float.
       target: [batch, positions] int32 tokens to be predicted.
       is_real: [batch, positions] bool, which of them are targets.
-      table: [num_items, dim] float, embeddings of the items.
+      table: [num_rows, dim] float, embeddings of the tokens; rows that are no
+        item's do not count.
       bias: [num_items] float, added to the scores.
       items: [batch, length] int32, the windows that negatives lie outside of.
       index: [batch] int32, number of each row in the global batch.
       axis_name: Mapped axis the batch is split over inside `jax.pmap`.
+      sharding: How the table is split over devices; None is not.
 
     Returns:
       The scalar loss, and the scalar `accuracy`: how often the target's score
       is the largest of those it is compared with.
     """
     query = query.astype(jnp.float32)
-    target = jnp.where(is_real, target - 1, 0)
+    # Any item, where there is no target.
+    target = jnp.where(is_real, target, 1)
     weight = is_real.astype(jnp.float32)
+    # By token, as the table: a slice of that would be a copy of it.
+    beyond = len(table) - 1 - len(bias)
+    bias = jnp.pad(bias, (1, beyond), constant_values=-jnp.inf)
     if self.name == 'full':
       total, right = full_cross_entropy(
         query.reshape(-1, query.shape[-1]),
@@ -238,13 +247,15 @@ class ItemLoss:
         weight.reshape(-1),
         table,
         bias,
+        sharding=sharding,
       )
     else:
-      positive = jnp.einsum('bpd,bpd->bp', query, table[target]) + bias[target]
+      own = mesh.take(sharding, table, target)
+      positive = jnp.einsum('bpd,bpd->bp', query, own) + bias[target]
       drawn, is_valid, pool = _DRAWS[self.negatives_per](
         rng, items, index, query.shape[1], self
       )
-      negative = _score(query, table, bias, drawn - 1)
+      negative = _score(query, table, bias, drawn, sharding)
       loss = _SAMPLED_LOSSES[self.name](
         self, positive, negative, is_valid, pool
       )
