@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bt4rec import mesh as mesh_lib
 from bt4rec.errors import InputError, choose
 from bt4rec.train_state import TrainState
 
 AXIS = mesh_lib.DATA
+_OF_AXIS = PartitionSpec(AXIS)
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 # (params, batch_stats, batch, rng) -> loss, (metrics, new batch_stats).
@@ -154,16 +155,17 @@ class CompiledStep:
     self._own_devices = [
       d for d in self._devices if d.process_index == jax.process_index()
     ]
-    # What `jax.pmap` maps over are the devices of one process.
     self._table_sharding = table_sharding
+    of_batch = mesh_lib.OF_BATCH
     if table_sharding:
       mesh = table_sharding.mesh
+    elif self._is_pmap:
+      # As `jax.pmap` places its results: over the devices of one process.
+      mesh, of_batch = Mesh(np.array(self._own_devices), (AXIS,)), _OF_AXIS
     else:
-      mesh = mesh_lib.make_mesh(
-        self._own_devices if self._is_pmap else self._devices
-      )
+      mesh = mesh_lib.make_mesh(self._devices)
     self._replicated = NamedSharding(mesh, mesh_lib.EVERYWHERE)
-    self._sharded = NamedSharding(mesh, mesh_lib.OF_BATCH)
+    self._sharded = NamedSharding(mesh, of_batch)
     if self._is_pmap:
       self._step = jax.pmap(
         traced, axis_name=AXIS, devices=self._devices, donate_argnums=0

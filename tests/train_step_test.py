@@ -81,12 +81,16 @@ def _train(
     sharding,
   )
   state, tables = compiled.replicate((state, tables))
+  placed = [leaf.sharding for leaf in jax.tree.leaves(state)]
   history = []
   for batch in batches:
     state, metrics = compiled(state, {**compiled.place_batch(batch), **tables})
     history.append(
       {name: np.ravel(value)[0] for name, value in metrics.items()}
     )
+  if sharding:  # The next step would be compiled again otherwise.
+    for leaf, before in zip(jax.tree.leaves(state), placed, strict=True):
+      assert leaf.sharding.is_equivalent_to(before, leaf.ndim)
   return compiled.unreplicate(state), history, compiled
 
 
