@@ -221,8 +221,14 @@ def two_views(
     axis_name: Mapped axis the batch is split over, None under `jit`.
 
   Raises:
-    InputError: If a setting is not valid.
+    InputError: If a setting is not valid, or the group is missing.
   """
+  if 'projector' not in config.get(name, {}):
+    raise InputError(
+      f'objective {name!r} has no group {name!r} with a `projector` in the '
+      f'config; give it one with the fields of {kind.__name__} in '
+      f'configs/base.py.'
+    )
   settings = config[name].to_dict()
   recipe = make_recipe(config)
   has_dropout = config.encoder.name != 'bag_of_items' and config.encoder.dropout

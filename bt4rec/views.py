@@ -114,12 +114,17 @@ def make_recipe(
     draw_one: Whether each view is made by one of the steps.
 
   Raises:
-    InputError: If a name is unknown or a ratio outside of [0, 1], or one
-      is to be drawn of none.
+    InputError: If a name is unknown or without a ratio, a ratio is outside of
+      [0, 1], or one is to be drawn of none.
   """
   windows_per_user(split)
   for name in order:
     choose('augmentation', name, augment.AUGMENTATIONS)
+    if name not in ratios:
+      raise InputError(
+        f'augmentation {name!r} has no ratio; give it augment.ratios.{name} in '
+        f'configs/base.py.'
+      )
     if not 0 <= ratios[name] <= 1:
       raise InputError(
         f'augment.ratios.{name}={ratios[name]} must be between 0 and 1.'

@@ -138,8 +138,8 @@ def get_config() -> ConfigDict:
   # 'mean', 'last' or 'class_token'.
   config.encoder.pooling = 'mean'
 
-  # 'barlow_twins', 'dual_encoder', 'info_nce', 'masked_item', 'next_item' or
-  # 'vicreg', or a weighted sum of them: 'barlow_twins+0.5*next_item'.
+  # A name of the README's table of objectives, or a weighted sum of them:
+  # 'barlow_twins+0.5*next_item'.
   config.objective = 'barlow_twins'
 
   config.barlow_twins = ConfigDict()
@@ -173,7 +173,7 @@ def get_config() -> ConfigDict:
   # Output width of each layer of the expander.
   config.vicreg.projector = (256, 256, 256)
 
-  # The two views of barlow_twins, info_nce and vicreg.
+  # The views of the objectives that compare two.
   config.augment = ConfigDict()
   # What the two views start from: 'none' is the window for both,
   # 'disjoint_halves' or 'past_future' of it, or 'two_windows', one in the

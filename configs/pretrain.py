@@ -1,10 +1,8 @@
 """Pre-trains an encoder: configs/pretrain.py:DATASET[,OBJECTIVE[,BLOCK]].
 
-DATASET: synthetic, ml1m, ml20m, yelp, logs. OBJECTIVE: barlow_twins (default),
-dual_encoder (tuned), dual_encoder_plain, dual_encoder_public_code, info_nce
-(the contrast of CL4SRec), masked_item (BERT4Rec), next_item (SASRec with full
-cross-entropy), next_item_bce, next_item_gbce, next_item_sampled, vicreg. BLOCK:
-plain (default) or modern (RMSNorm, SwiGLU, rotary positions).
+DATASET: synthetic, ml1m, ml20m, yelp, logs. OBJECTIVE: barlow_twins (default)
+or another of `presets.pretrainings`, which `--help` lists. BLOCK: plain
+(default) or modern (RMSNorm, SwiGLU, rotary positions).
 
 Command:  launch/run.sh --config=configs/pretrain.py:ml1m --workdir=runs/ml1m
 Hardware: 1 CPU core; 9.5 to 10 minutes.

@@ -1,9 +1,9 @@
 """Searches the settings of a pre-training: configs/tune.py:DATASET,OBJECTIVE.
 
-OBJECTIVE: barlow_twins, dual_encoder_tuned, dual_encoder_plain, info_nce,
-masked_item, next_item, vicreg. As many trials of as many steps for each, drawn
-at random from the spaces below, each judged by linear probes of the three tasks
-with 10 % of the labels on all of validation; the test split is not looked at.
+OBJECTIVE: a pre-training that has a space below. As many trials of as many
+steps for each, drawn at random from its space, each judged by linear probes of
+the three tasks with 10 % of the labels on all of validation; the test split is
+not looked at.
 Resumable; more --config.tune.num_trials go on. --config.study.processes=N runs
 N at a time.
 

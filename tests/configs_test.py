@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from bt4rec import datasets, jobs, pretext, protocols
+from bt4rec import datasets, jobs, pretext, protocols, result_lines
+from bt4rec.augment import AUGMENTATIONS
 from bt4rec.datasets import synthetic
 from bt4rec.pretext import OBJECTIVES
 from bt4rec.tasks import TASKS
@@ -56,17 +57,29 @@ def test_a_reproduction_overrides_existing_fields_only(model):
 
 def test_names_in_configs_are_the_names_in_the_code():
   # Config files import nothing of the package, so the names stand twice.
-  assert set(presets.TASKS) == set(TASKS)
+  assert set(presets.TASKS) == set(TASKS) == set(result_lines.HEADLINES), (
+    'each task needs a name in TASKS of configs/presets.py, and a metric in '
+    'HEADLINES of bt4rec/result_lines.py'
+  )
   assert set(presets.DATASETS) == set(datasets._SOURCES)
   assert set(presets.PROTOCOLS) == set(protocols.PROTOCOLS)
-  for overrides in presets.pretrainings().values():
-    assert overrides['objective'] in OBJECTIVES
+  named = {row['objective'] for row in presets.pretrainings().values()}
+  assert named == set(OBJECTIVES), (
+    'each objective needs a row in pretrainings() of configs/presets.py'
+  )
   for config in (
     base.get_config(),
     study.get_config('synthetic'),
     tune.get_config(),
   ):
     assert config.task in jobs._JOBS
+
+
+def test_every_augmentation_has_a_ratio():
+  ratios = base.get_config().augment.ratios
+  assert set(ratios.keys()) == set(AUGMENTATIONS), (
+    'each augmentation needs a field of augment.ratios in configs/base.py'
+  )
 
 
 def test_the_synthetic_group_is_the_world():

@@ -359,7 +359,10 @@ def write_data(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return ending.join([header, *(','.join(map(str, r)) for r in rows), ''])
 
   header = 'user,item,time,category'
-  events = [(*row, f'Kind {row[1] % 4}') for row in rows]
+  # Users are text, items are integers.
+  events = [
+    (f'u{user}', item, time, f'Kind {item % 4}') for user, item, time in rows
+  ]
   (folder / 'events.csv').write_text(csv(header, events))
   (folder / 'new.csv').write_text(csv(header, events[:28]))
   (folder / 'logs').mkdir()

@@ -9,6 +9,7 @@ import runpy
 import numpy as np
 import pytest
 
+from bt4rec.augment import AUGMENTATIONS
 from bt4rec.pretext import OBJECTIVES
 from configs import presets, study
 from tests import documents
@@ -237,12 +238,22 @@ def _code(cell: str) -> str:
 
 def test_the_table_of_objectives_is_complete():
   rows = [_code(row[0]) for row in _table('| `--config.objective=` |')]
-  assert sorted(rows) == sorted(OBJECTIVES)
+  assert sorted(rows) == sorted(OBJECTIVES), (
+    'the table under "Objectives" of README.md needs a row for each objective'
+  )
 
 
 def test_every_argument_of_a_pretraining_is_named():
   for name in (*presets.pretrainings(), *presets.DATASETS, *presets.TASKS):
-    assert f'`{name}`' in _README, name
+    assert f'`{name}`' in _README, f'README.md does not name {name}'
+
+
+def test_every_augmentation_is_named():
+  text = (_ROOT / 'bt4rec' / 'objectives' / 'README.md').read_text()
+  for name in AUGMENTATIONS:
+    assert f'`{name}`' in text, (
+      f'bt4rec/objectives/README.md does not name the augmentation {name}'
+    )
 
 
 def test_the_rows_of_results_are_rows_of_a_study():

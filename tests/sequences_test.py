@@ -81,6 +81,58 @@ class TestFromEvents:
     assert dataset.catalogue.item_ids.tolist() == expected
     assert _dataset().catalogue.item_ids.tolist() == [2, 9, 30, 100]
 
+  @pytest.mark.parametrize('kind', [str, int])
+  def test_ids_as_arrow_and_pandas_give_them(self, kind, tmp_path):
+    users, items = (
+      np.array([kind(value) for value in column])
+      for column in (_EVENTS[:, 0], _EVENTS[:, 1])
+    )
+    made = sequences.from_events(
+      's', users.astype(object), items.astype(object), _EVENTS[:, 2]
+    )
+    expected = sequences.from_events('s', users, items, _EVENTS[:, 2])
+    dataset_assertions.assert_equal(made, expected)
+    assert made.user_ids.dtype == users.dtype
+    sequences.save(made, str(tmp_path))
+    dataset_assertions.assert_equal(sequences.load(str(tmp_path)), expected)
+
+  @pytest.mark.parametrize(
+    'ids, found',
+    [
+      (np.array(['a', None]), 'NoneType, str'),
+      (np.array(['a', 7], object), 'int, str'),
+      (np.array([1, np.nan]), 'float64'),
+      (np.array([1, 1 << 63], np.uint64), 'uint64'),
+      (np.array([1, 1 << 64]), 'int'),
+    ],
+  )
+  @pytest.mark.parametrize('column', ['users', 'items'])
+  def test_ids_that_are_none_are_refused(self, column, ids, found):
+    columns = {'users': np.arange(2), 'items': np.arange(2), column: ids}
+    with pytest.raises(InputError, match=f'{column} are of type {found};'):
+      sequences.from_events('s', **columns, timestamps=np.arange(2))
+
+  @pytest.mark.parametrize('unit', ['s', 'ms', 'ns'])
+  def test_dates_are_seconds(self, unit):
+    seconds = np.array([86_400, 0, 3])
+    dates = seconds.astype('datetime64[s]').astype(f'datetime64[{unit}]')
+    made = sequences.from_events('s', np.ones(3, int), np.arange(3), dates)
+    assert made.timestamps.tolist() == [0, 3, 86_400]
+    assert made.timestamps.dtype == np.int64
+
+  @pytest.mark.parametrize(
+    'timestamps',
+    [
+      np.array([1.5, 2.0]),
+      np.array(['2019-12-31', '2020-01-01']),
+      np.array(['2019-12-31', 'NaT'], 'datetime64[s]'),
+    ],
+    ids=['fractions', 'text', 'missing'],
+  )
+  def test_times_that_are_no_seconds_are_refused(self, timestamps):
+    with pytest.raises(InputError, match='timestamps are of type'):
+      sequences.from_events('s', np.arange(2), np.arange(2), timestamps)
+
   def test_no_event_is_refused(self):
     with pytest.raises(InputError, match="'tiny' has no events"):
       _dataset(_EVENTS[:0])
@@ -199,10 +251,10 @@ class TestSaveAndLoad:
     sequences.save(_dataset(), str(tmp_path))
     save = np.save
 
-    def killed_at_items(file, array):
+    def killed_at_items(file, array, **options):
       if file.name.endswith('items.npy.tmp'):
         raise KeyboardInterrupt
-      save(file, array)
+      save(file, array, **options)
 
     monkeypatch.setattr(np, 'save', killed_at_items)
     with pytest.raises(KeyboardInterrupt):

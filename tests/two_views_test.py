@@ -1,11 +1,13 @@
 """InfoNCE and VICReg, against pencil and loops, on one device and on eight."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import objectives, pretext
+from bt4rec import augment, objectives, pretext
 from bt4rec.errors import InputError
 from tests import tiny
 from tests.gradients import gradient_by_differences, on_devices
@@ -198,6 +200,25 @@ def test_the_two_views_of_a_user_are_compared(objective, mask_ratio):
 def test_refuses_a_temperature_of_zero():
   config = tiny.config(objective='info_nce', info_nce={'temperature': 0.0})
   with pytest.raises(InputError, match=r'info_nce\.temperature=0.0'):
+    pretext.make_model(config, tiny.dataset().catalogue, None)
+
+
+def test_an_objective_without_settings_says_where_they_go(monkeypatch):
+  made = functools.partial(pretext.two_views, 'mine', objectives.VICReg)
+  monkeypatch.setitem(pretext.OBJECTIVES, 'mine', made)
+  config = tiny.config(objective='mine')
+  for group in ({}, {'mine': {'invariance_weight': 1.0}}):
+    config.update(group)
+    with pytest.raises(
+      InputError, match=r"no group 'mine' .*VICReg in configs"
+    ):
+      pretext.make_model(config, tiny.dataset().catalogue, None)
+
+
+def test_an_augmentation_without_a_ratio_says_where_it_goes(monkeypatch):
+  monkeypatch.setitem(augment.AUGMENTATIONS, 'mine', augment.mask)
+  config = tiny.config(augment={'order': ('mine',)})
+  with pytest.raises(InputError, match=r'augment\.ratios\.mine in configs'):
     pretext.make_model(config, tiny.dataset().catalogue, None)
 
 

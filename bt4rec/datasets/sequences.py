@@ -126,9 +126,9 @@ def from_events(
 
   Args:
     name: Name of the dataset.
-    users: [num_events] original user ids, int64 or str, in source order.
-    items: [num_events] original item ids, int64 or str.
-    timestamps: [num_events] int64, seconds.
+    users: [num_events] original user ids, integers or text, in source order.
+    items: [num_events] original item ids, integers or text.
+    timestamps: [num_events] integers, seconds; or datetime64.
     titles: Original item id -> title.
     categories: Original item id -> sequence of category names.
 
@@ -136,10 +136,12 @@ def from_events(
     The dataset. Its catalogue has the items with events, no others.
 
   Raises:
-    InputError: If there is no event.
+    InputError: If there is no event, an id is missing or neither integer nor
+      text, or a timestamp is missing or no whole number of seconds.
   """
-  user_ids, user_index = np.unique(users, return_inverse=True)
-  item_ids, item_index = np.unique(items, return_inverse=True)
+  user_ids, user_index = np.unique(_ids('users', users), return_inverse=True)
+  item_ids, item_index = np.unique(_ids('items', items), return_inverse=True)
+  timestamps = _seconds(timestamps)
   return from_indexed_events(
     name,
     user_ids,
@@ -150,6 +152,40 @@ def from_events(
     titles=titles,
     categories=categories,
   )
+
+
+def _ids(what: str, ids: np.ndarray) -> np.ndarray:
+  """Integers as int64, text as str: Arrow and pandas give text as objects."""
+  ids = np.asarray(ids)
+  kinds = {ids.dtype.type}
+  if ids.dtype.kind == 'O':
+    kinds = {type(value) for value in ids.tolist()}
+  if all(issubclass(kind, str) for kind in kinds):
+    return ids.astype(np.str_)
+  if all(issubclass(kind, (int, np.integer)) for kind in kinds) and (
+    not len(ids) or ids.max() <= np.iinfo(np.int64).max
+  ):
+    return ids.astype(np.int64)
+  if not len(ids):
+    return ids
+  raise InputError(
+    f'{what} are of type {", ".join(sorted(kind.__name__ for kind in kinds))}; '
+    f'give integers of 64 bits alone or text alone, and leave out events that '
+    f'lack an id.'
+  )
+
+
+def _seconds(timestamps: np.ndarray) -> np.ndarray:
+  """Seconds since 1970 as int64."""
+  timestamps = np.asarray(timestamps)
+  if timestamps.dtype.kind == 'M' and not np.isnat(timestamps).any():
+    timestamps = timestamps.astype('datetime64[s]').astype(np.int64)
+  if timestamps.dtype.kind not in 'iu' and len(timestamps):
+    raise InputError(
+      f'timestamps are of type {timestamps.dtype}, or some are missing; give '
+      f'seconds since 1970 as integers, or datetime64, for every event.'
+    )
+  return timestamps.astype(np.int64)
 
 
 def from_indexed_events(
@@ -295,7 +331,8 @@ def _save_array(directory: str, key: str, array: np.ndarray) -> None:
   path = os.path.join(directory, f'{key}.npy')
   # Not in place: the old file may be mapped, even by the array itself.
   with open(f'{path}.tmp', 'wb') as f:
-    np.save(f, array)
+    # What is pickled could not be loaded.
+    np.save(f, array, allow_pickle=False)
   os.replace(f'{path}.tmp', path)
 
 
