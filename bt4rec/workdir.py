@@ -208,7 +208,10 @@ def program(module: str, *flags: str) -> str:
 
 def python(code: str) -> str:
   """A command line that runs a line of Python."""
-  return shlex.join([_interpreter(), '-c', code])
+  # Code is full of single quotes, which shlex would write as '"'"'.
+  plain = not set(code) & set('"$`\\!')
+  quoted = f'"{code}"' if plain else shlex.quote(code)
+  return f'{shlex.quote(_interpreter())} -c {quoted}'
 
 
 def _interpreter() -> str:
