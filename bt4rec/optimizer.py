@@ -23,7 +23,8 @@ def make_schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
   if not 0 <= config.warmup_steps < total_steps:
     raise InputError(
       f'optimizer.warmup_steps={config.warmup_steps} must be at least 0 and '
-      f'less than total_steps={total_steps}.'
+      f'less than total_steps={total_steps}; lower '
+      f'--config.optimizer.warmup_steps.'
     )
   rate, warmup = config.learning_rate, config.warmup_steps
   return optax.join_schedules(

@@ -77,22 +77,33 @@ def check_config(config: ConfigDict, workdir: str) -> None:
   Raises:
     InputError: If the workdir was made with another config.
   """
+  refuse_other_config(config, workdir)
   path = os.path.join(workdir, 'config.json')
+  now = json.loads(config.to_json_best_effort())
+  write_atomically(path, json.dumps(now, indent=2, sort_keys=True) + '\n')
+
+
+def refuse_other_config(config: ConfigDict, workdir: str) -> None:
+  """Checks that the recorded config, if there is one, is the given one.
+
+  Raises:
+    InputError: If the workdir was made with another config.
+  """
+  if not os.path.exists(os.path.join(workdir, 'config.json')):
+    return
   # Through JSON, so that tuples compare equal to what is read back.
   now = json.loads(config.to_json_best_effort())
-  if os.path.exists(path):
-    before = read_config(workdir).to_dict()
-    changes = sorted(
-      f'{key} was {_flatten(before).get(key)!r}, is {value!r}'
-      for key, value in _flatten(now).items()
-      if _flatten(before).get(key) != value and not _is_free(key)
+  before = read_config(workdir).to_dict()
+  changes = sorted(
+    f'{key} was {_flatten(before).get(key)!r}, is {value!r}'
+    for key, value in _flatten(now).items()
+    if _flatten(before).get(key) != value and not _is_free(key)
+  )
+  if changes:
+    raise InputError(
+      f'{workdir} was made with another config: {"; ".join(changes)}; use '
+      f'the same values, or another --workdir.'
     )
-    if changes:
-      raise InputError(
-        f'{workdir} was made with another config: {"; ".join(changes)}; use '
-        f'the same values, or another --workdir.'
-      )
-  write_atomically(path, json.dumps(now, indent=2, sort_keys=True) + '\n')
 
 
 def read_config(workdir: str) -> ConfigDict:
@@ -197,7 +208,10 @@ def program(module: str, *flags: str) -> str:
 
 def python(code: str) -> str:
   """A command line that runs a line of Python."""
-  return shlex.join([_interpreter(), '-c', code])
+  # Code is full of single quotes, which shlex would write as '"'"'.
+  plain = not set(code) & set('"$`\\!')
+  quoted = f'"{code}"' if plain else shlex.quote(code)
+  return f'{shlex.quote(_interpreter())} -c {quoted}'
 
 
 def _interpreter() -> str:

@@ -229,6 +229,9 @@ CASES: dict[str, dict[str, Case]] = {
     'unparsable timestamp': _log(_HEAD + '1,2,3\n1,2,yesterday\n'),
     'milliseconds taken for seconds': _log(_HEAD + '1,2,1600000000000\n'),
     'a date taken for seconds': _log(_HEAD + '1,2,2020-01-01\n'),
+    'seconds taken for a date': _log(
+      _HEAD + '1,2,1600000000\n', timestamp_unit='iso'
+    ),
     'a date that does not exist': _log(
       _HEAD + '1,2,2020-01-31\n1,2,2020-02-30\n', timestamp_unit='iso'
     ),
@@ -271,6 +274,9 @@ CASES: dict[str, dict[str, Case]] = {
       _HEAD + '1,2,3\n', item_table='items.csv'
     ),
     'nothing left': _log(_HEAD + '1,2,3\n', k_core=5),
+    'nothing left of rows dropped': _log(
+      _HEAD + '1,2,2020-01-01\n,2,3\n', bad_rows='drop'
+    ),
     'unknown unit': _log(_HEAD + '1,2,3\n', timestamp_unit='minutes'),
     'unknown rule': _log(_HEAD + '1,2,3\n', bad_rows='ignore'),
     'long delimiter': _log(_HEAD + '1,2,3\n', delimiter='::'),

@@ -365,6 +365,13 @@ def write_data(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   ]
   (folder / 'events.csv').write_text(csv(header, events))
   (folder / 'new.csv').write_text(csv(header, events[:28]))
+  shop = [
+    (f'c-{user}', f'A-{item:04}', f'{np.datetime64(time, "s")}', kind)
+    for user, item, time, kind in events
+  ]
+  (folder / 'shop.csv').write_text(
+    csv('customer_id,sku,event_time,department', shop)
+  )
   (folder / 'logs').mkdir()
   with gzip.open(folder / 'logs' / '0.csv.gz', 'wt') as f:
     f.write(csv('user,item,timestamp', rows))

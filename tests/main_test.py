@@ -221,6 +221,8 @@ class TestJobs:
       )
     )
     assert 'ratings.dat, line 2' in sentence
+    # So that the next try may have another config.
+    assert not (tmp_path / 'w' / 'config.json').exists()
 
   def test_no_user_left_is_said(self, tmp_path):
     # Two events each: nothing is visible when the last two are held out.

@@ -5,6 +5,8 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 from bt4rec import datasets, summary, workdir
 from tests import tiny
 
@@ -67,12 +69,18 @@ class TestProgram:
     monkeypatch.setenv('PATH', str(python.parent))
     assert workdir.program('m') == 'python -m m'
 
-  def test_python_code_is_one_argument(self):
-    code = "print('it is done')"
+  @pytest.mark.parametrize('text', ['it is done', 'a"b', '$HOME', '`id`', 'a!'])
+  def test_python_code_is_one_argument(self, text):
     done = subprocess.run(
-      workdir.python(code), shell=True, capture_output=True, text=True
+      workdir.python(f'print({text!r})'),
+      shell=True,
+      capture_output=True,
+      text=True,
     )
-    assert done.stdout == 'it is done\n'
+    assert done.stdout == f'{text}\n'
+
+  def test_python_code_is_easy_to_read(self):
+    assert workdir.python("print('a')").endswith(''' -c "print('a')"''')
 
 
 def test_prepared_arrays_need_no_option_that_made_them():

@@ -16,6 +16,7 @@ from bt4rec.datasets import (
   beam_files,
   beam_logs,
   event_table,
+  events,
   log_vocabulary,
   logs,
   sequences,
@@ -180,7 +181,7 @@ def _put_together(
   records = manifest['shards']
   num_events = sum(record['num_events'] for record in records)
   if not num_events:
-    raise InputError("dataset 'logs' has no events; check the source files.")
+    raise events.no_events('logs', manifest['rows_read'], manifest['dropped'])
   catalogue = _make_catalogue(job, config, manifest)
   sequences.remove_header(directory)
   sequences.save_catalogue(catalogue, directory)

@@ -141,7 +141,7 @@ def check_columns(table: Table, columns: dict[str, str]) -> None:
       listed = ', '.join(repr(name[:40]) for name in table.names[:20])
       raise InputError(
         f'{table.path}, line 1 {problem} {column!r} for the {what}; its '
-        f'columns are {listed}; {table.column_remedy}.'
+        f'columns are {listed}; {table.column_remedy.format(what=what)}.'
       )
 
 
@@ -185,7 +185,8 @@ class _BlockCheck:
     unit, name = self._layout.unit, self._layout.timestamp
     times, valid = timestamps.to_nanoseconds(column, unit)
     if not valid.all():
-      value = column[int(np.flatnonzero(~valid)[0])].as_py()
+      first = int(np.flatnonzero(~valid)[0])
+      value = column[first].as_py()
       expected = (
         'a date such as 2019-12-31 or 2019-12-31T23:59:59'
         if unit == 'iso'
@@ -197,7 +198,8 @@ class _BlockCheck:
         'the timestamp is missing'
         if value is None
         else f'the timestamp {str(value)[:40]!r} is not {expected} '
-        f'(dataset.timestamp_unit={unit})',
+        f'(dataset.timestamp_unit={unit}'
+        f'{_unit_hint(column.slice(first, 1))})',
       )
     return times
 
@@ -216,6 +218,15 @@ class _BlockCheck:
       low.sum()
     )
     self.kept &= ~low
+
+
+def _unit_hint(timestamp: pa.Array) -> str:
+  """The unit in which a timestamp can be read, for messages, if any."""
+  for unit in timestamps.UNITS:
+    _, valid = timestamps.to_nanoseconds(timestamp, unit)
+    if valid.all():
+      return f'; --config.dataset.timestamp_unit={unit} reads it'
+  return ''
 
 
 def _as_float(value) -> float | None:

@@ -240,8 +240,10 @@ def to_dataset(
     categories: Item id as text -> category names.
 
   Raises:
-    InputError: If there is none.
+    InputError: If there is none; the text says what was left out, and why.
   """
+  if not len(events):
+    raise no_events(name, events.rows_read, events.dropped)
   dataset = sequences.from_indexed_events(
     name,
     events.user.values,
@@ -260,6 +262,21 @@ def to_dataset(
     'notes': events.notes,
   }
   return dataclasses.replace(dataset, origin=origin)
+
+
+def no_events(name: str, rows_read: int, dropped: dict[str, int]) -> InputError:
+  """The error that a source has no event left.
+
+  Args:
+    name: Name of the dataset.
+    rows_read: Rows of the source.
+    dropped: Reason -> number of rows or events left out.
+  """
+  left_out = ', '.join(f'{count:,} {why}' for why, count in dropped.items())
+  return InputError(
+    f'dataset {name!r} has no events: {rows_read:,} rows read, left out '
+    f'{left_out or "none"}; check the source files and the dataset options.'
+  )
 
 
 def _by_id(values: np.ndarray, by_text: dict) -> dict:

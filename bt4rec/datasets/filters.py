@@ -15,7 +15,10 @@ def find_repeats(events: Events) -> np.ndarray:
   order = np.lexsort((times, user))
   tied = _equals_next((user, times), order)
   # Few rows share user and time; only they need the sort by item.
-  rows = order[np.append(tied, False) | np.append(False, tied)]
+  has_twin = np.zeros(len(order), bool)
+  has_twin[:-1] |= tied
+  has_twin[1:] |= tied
+  rows = order[has_twin]
   rows = rows[np.lexsort((item[rows], times[rows], user[rows]))]
   repeats = np.zeros(len(times), bool)
   repeats[rows[1:][_equals_next((user, times, item), rows)]] = True

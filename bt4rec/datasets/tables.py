@@ -41,7 +41,8 @@ class Table:
     is_parquet: Whether it is a Parquet file.
     names: The names of its columns.
     remedy: What to do about a damaged row, for messages.
-    column_remedy: What to do about a missing column, for messages.
+    column_remedy: What to do about a missing column, for messages; '{what}'
+      in it is what the column holds.
     encoding_remedy: What to do about text in another encoding, for messages.
     rows_skipped: Ragged rows left out so far.
   """
@@ -66,7 +67,8 @@ class Table:
       skip_ragged: Whether rows of a CSV file with too few or too many fields
         are left out and counted, instead of refused.
       remedy: What to do about a damaged row, for messages.
-      column_remedy: What to do about a missing column, for messages.
+      column_remedy: What to do about a missing column, for messages; '{what}'
+        in it is what the column holds.
       encoding_remedy: What to do about text in another encoding, likewise.
 
     Raises:
@@ -164,8 +166,7 @@ class Table:
       return next(csv.reader([line], delimiter=self._delimiter), [])
     except csv.Error as error:
       raise InputError(
-        f'{self.path}, line 1 is no header ({error}); {self.column_remedy}, '
-        f'or {_AGAIN}.'
+        f'{self.path}, line 1 is no header ({error}); {_AGAIN}.'
       ) from error
 
   def _csv_blocks(self, columns: list[str]) -> Iterator[pa.RecordBatch]:

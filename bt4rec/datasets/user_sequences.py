@@ -6,7 +6,9 @@ Imported only where records are written or read: it needs TensorFlow.
 """
 
 import collections
+import contextlib
 import hashlib
+import io
 import os
 import tempfile
 import urllib.request
@@ -151,12 +153,15 @@ def load(config: SourceConfig, data_dir: str) -> sequences.SequenceDataset:
   """
   builder = UserSequences(config=config, data_dir=data_dir or None)
   try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(
-        force_checksums_validation=True
-      ),
-      file_format='tfrecord',
-    )
+    # TFDS prints that it downloads, whatever the source, and on standard
+    # output, where results go.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+          force_checksums_validation=True
+        ),
+        file_format='tfrecord',
+      )
   except download_manager.NonMatchingChecksumError as error:
     raise InputError(
       f'the archive downloaded from {config.url} does not have the recorded '
