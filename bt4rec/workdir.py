@@ -75,12 +75,13 @@ def check_config(config: ConfigDict, workdir: str) -> None:
   """Records the config, or checks that it is the recorded one.
 
   Raises:
-    InputError: If the workdir was made with another config.
+    InputError: If a checkpoint or a result was made with another config.
   """
   path = os.path.join(workdir, 'config.json')
   # Through JSON, so that tuples compare equal to what is read back.
   now = json.loads(config.to_json_best_effort())
-  if os.path.exists(path):
+  # What refused a job has a remedy, which often is another value.
+  if os.path.exists(path) and _has_outcome(workdir):
     before = read_config(workdir).to_dict()
     changes = sorted(
       f'{key} was {_flatten(before).get(key)!r}, is {value!r}'
@@ -93,6 +94,14 @@ def check_config(config: ConfigDict, workdir: str) -> None:
         f'the same values, or another --workdir.'
       )
   write_atomically(path, json.dumps(now, indent=2, sort_keys=True) + '\n')
+
+
+def _has_outcome(workdir: str) -> bool:
+  """Whether there is a checkpoint or a result, also in a cell of a study."""
+  return any(
+    'checkpoints' in folders or 'results.jsonl' in files
+    for _, folders, files in os.walk(workdir)
+  )
 
 
 def read_config(workdir: str) -> ConfigDict:
