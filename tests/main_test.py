@@ -80,13 +80,13 @@ def _sentence(done):
     ),
     (['--config=configs/nothing.py'], ['configs/nothing.py', 'quickstart']),
     (['--config=configs/pretrain.py:synthetic'], ['--workdir is missing']),
-    (['--confg=x'], ['confg']),
+    (['--confg=x'], ['unknown flag --confg (did you mean --config?)']),
     (
       [
         '--config=configs/pretrain.py:synthetic',
         '--config.total_steps=many',
       ],
-      ['total_steps'],
+      ['total_steps', "'many'."],
     ),
   ],
 )
