@@ -2,7 +2,7 @@
 # Makes a virtual environment at the repository, or finds it made.
 #
 # Sourced by the other scripts, which name the extras they need:
-#   make_env [EXTRA...]            `.venv`, with JAX for the accelerator
+#   make_env [EXTRA...]            `.venv`, with plots and the accelerator's JAX
 #   make_env_at FOLDER [EXTRA...]  another one
 # A stamp of setup.cfg and pyproject.toml tells whether there is work to do, so
 # a second start costs milliseconds. BT4REC_ACCELERATOR=cpu|cuda|tpu picks the
@@ -27,8 +27,8 @@ find_python() {
 make_env() {
   local accelerator="${BT4REC_ACCELERATOR:-cpu}"
   case "$accelerator" in
-    cpu) make_env_at .venv "$@" ;;
-    cuda|tpu) make_env_at .venv "$accelerator" "$@" ;;
+    cpu) make_env_at .venv plots "$@" ;;
+    cuda|tpu) make_env_at .venv plots "$accelerator" "$@" ;;
     *) echo "bt4rec: BT4REC_ACCELERATOR='$accelerator' is not known; use" \
          'cpu, cuda or tpu.' >&2
        return 1 ;;
