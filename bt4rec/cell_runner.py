@@ -266,7 +266,8 @@ class _Progress:
   def _name(self, cell: Cell) -> str:
     done = self._total - len(self._left)
     labels = f'{cell.task} {cell.label_fraction:.0%}' if cell.task else ''
-    parts = [cell.objective, cell.variant, cell.kind, labels]
+    # The row `majority` is of the protocol of that name.
+    parts = dict.fromkeys((cell.objective, cell.variant, cell.kind, labels))
     name = ' '.join(filter(None, parts))
     return f'[{done}/{self._total}] {name} seed {cell.seed}'
 

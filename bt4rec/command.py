@@ -149,16 +149,20 @@ def _parse(argv: list[str], explain: Callable[[], str] = str) -> list[str]:
   except InputError as error:
     _fail(str(error), _BAD_INPUT)
   except flags.UnrecognizedFlagError as error:
-    _fail(_explain_flag(argv) or f'{error}; see --help.', _BAD_INPUT)
+    near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
+    hint = f' (did you mean --{near[0]}?)' if near else ''
+    sentence = f'unknown flag --{error.flagname}{hint}; see --help.'
+    _fail(_explain_flag(argv) or sentence, _BAD_INPUT)
+  except KeyError as error:
+    _fail(_explain_flag(argv) or str(error.args[0]), _BAD_INPUT)
   except (
     flags.Error,
     AttributeError,
-    KeyError,
     ValueError,
     TypeError,
     OSError,
   ) as error:
-    _fail(_explain_flag(argv) or str(error).strip('"\''), _BAD_INPUT)
+    _fail(_explain_flag(argv) or f'{error}'.removesuffix('.') + '.', _BAD_INPUT)
   raise AssertionError('not reached')
 
 

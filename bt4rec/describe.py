@@ -6,6 +6,7 @@ arrays, which --config.dataset.prepared reads without TensorFlow.
 
 import json
 import os
+import sys
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -70,8 +71,9 @@ def describe(
         written |= dict.fromkeys(plot_paths, 'plot')
       except ImportError:
         logging.warning(
-          'no plots: matplotlib is not installed; pip install "bt4rec[plots]", '
-          'or pass --noplots.'
+          'no plots: matplotlib is not installed; %s -m pip install '
+          'matplotlib, or pass --noplots.',
+          sys.executable,
         )
     if arrays:
       sequences.save(dataset, directory)

@@ -62,6 +62,7 @@ def run(
       f'init_step={config.init_step} is the step of a checkpoint of init_from, '
       f'which is not set; name the workdir of a pre-training.'
     )
+  _warn_of_unfinished(config)
   task = tasks.make_task(config.task, dataset, config.split_seed)
   protocol = choose('protocol', config.protocol, protocols.PROTOCOLS)
   labelled, validation = task.train_and_validation(
@@ -106,6 +107,19 @@ def run(
     'wall_seconds': round(time.monotonic() - start, 2),
     'outcomes': outcome.outcomes,
   }
+
+
+def _warn_of_unfinished(config: ConfigDict) -> None:
+  """Says that a pre-training goes on, or broke off, unless a step is named."""
+  # The card is what a pre-training writes last.
+  card = os.path.join(config.init_from, 'README.md')
+  is_there = os.path.isdir(config.init_from)
+  if is_there and config.init_step < 0 and not os.path.exists(card):
+    logging.warning(
+      'the pre-training in %s is not finished; its best checkpoint so far is '
+      'taken.',
+      config.init_from,
+    )
 
 
 def _describe(setting: supervised.Setting) -> dict:

@@ -195,10 +195,8 @@ def run(config: ConfigDict, directory: str) -> str:
   with contextlib.ExitStack() as stack:
     if processes.is_first():
       stack.enter_context(workdir.locked(directory))
-      workdir.refuse_other_config(config, directory)
-      dataset = datasets.load(config.dataset)
-      # Only now: after data that were refused, another try may differ.
       workdir.check_config(config, directory)
+      dataset = datasets.load(config.dataset)
     # The others find the records made, where they share a disk.
     processes.wait_for_all()
     if not processes.is_first():

@@ -29,8 +29,8 @@ def main(argv: list[str]) -> None:
     from bt4rec.datasets import beam_job
   except ImportError as error:
     raise InputError(
-      f'Apache Beam is missing ({error}); pip install "bt4rec[beam]", in an '
-      f'environment of its own.'
+      f'Apache Beam is missing ({error}); start this by launch/prepare.sh, '
+      f'which makes an environment with it.'
     ) from error
   directory = os.path.abspath(os.path.expanduser(values.output))
   beam_job.prepare(

@@ -130,14 +130,16 @@ class Progress:
     self._last_line = time.monotonic()
     if self._bar is not None and step < self._total:
       return
-    numbers = ' '.join(
-      f'{name} {value:.4g}'
-      for name, value in metrics.items()
-      if name != 'eta_seconds' and not isinstance(value, str)
-    )
     left = metrics.get('eta_seconds')
-    eta = '' if left is None else f' ETA {format_seconds(left)}'
-    logging.info('%s %d/%d %s%s', self._name, step, self._total, numbers, eta)
+    parts = [] if left is None else [f'ETA {format_seconds(left)}']
+    # First what is looked for: a line may have twenty numbers.
+    parts += [
+      f'{name} {metrics[name]:.4g}'
+      for name in sorted(metrics, key=lambda name: name != 'loss')
+      if name != 'eta_seconds' and not isinstance(metrics[name], str)
+    ]
+    text = ' '.join(parts)
+    logging.info('%s %d/%d, %s', self._name, step, self._total, text)
 
   def close(self) -> None:
     """Removes the bar."""

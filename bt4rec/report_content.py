@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 
 from absl import logging
 
@@ -13,11 +14,11 @@ from bt4rec import (
   workdir,
 )
 
-_GAIN = (
-  'Gain: relative, of the means; in brackets the 95 % interval of a paired '
-  'bootstrap over the test users (10,000 resamples of the users, each averaged '
-  'over the seeds). It is about these seeds and other users, not about other '
-  'seeds.'
+_GAIN = 'Gain: of Barlow Twins, relative, of the means.'
+_INTERVAL = (
+  'In brackets the 95 % interval of a paired bootstrap over the test users '
+  '(10,000 resamples of the users, each averaged over the seeds). It is about '
+  'these seeds and other users, not about other seeds.'
 )
 _CURVES = 'A line for each seed. Losses of different objectives do not compare.'
 
@@ -90,12 +91,14 @@ def make_sections(lines: list[dict], with_plots: bool) -> list[Section]:
 def _notes(lines: list[dict], tables: list[report_tables.Table]) -> list[str]:
   seeds = sorted({line['seed'] for line in lines})
   users = 'training users only' if lines[0]['inductive'] else 'all users'
-  notes = [
-    f'Mean ± standard deviation over seeds {seeds}. Pre-trained on the visible '
-    f'past of {users}.'
-  ]
-  if any('[' in cell for t in tables for row in t.rows for cell in row):
-    notes.append(_GAIN)
+  of_seeds = f'Seed {seeds[0]}'
+  if len(seeds) > 1:
+    of_seeds = f'Mean ± standard deviation over seeds {seeds}'
+  notes = [f'{of_seeds}. Pre-trained on the visible past of {users}.']
+  cells = [cell for table in tables for row in table.rows for cell in row]
+  if any(cell.startswith('gain') for cell in cells):
+    has_interval = any('[' in cell for cell in cells)
+    notes.append(f'{_GAIN} {_INTERVAL}' if has_interval else _GAIN)
   return notes
 
 
@@ -139,7 +142,8 @@ def _pictures(dataset: str, lines: list[dict]) -> list[Picture]:
     drawn.append(('learning_curves', 'Learning curves', _CURVES, curves))
   except ImportError:
     logging.warning(
-      'no plots: matplotlib is not installed; pip install "bt4rec[plots]".'
+      'no plots: matplotlib is not installed; %s -m pip install matplotlib.',
+      sys.executable,
     )
     return []
   return [

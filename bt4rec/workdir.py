@@ -75,35 +75,33 @@ def check_config(config: ConfigDict, workdir: str) -> None:
   """Records the config, or checks that it is the recorded one.
 
   Raises:
-    InputError: If the workdir was made with another config.
+    InputError: If a checkpoint or a result was made with another config.
   """
-  refuse_other_config(config, workdir)
   path = os.path.join(workdir, 'config.json')
+  # Through JSON, so that tuples compare equal to what is read back.
   now = json.loads(config.to_json_best_effort())
+  # What refused a job has a remedy, which often is another value.
+  if os.path.exists(path) and _has_outcome(workdir):
+    before = read_config(workdir).to_dict()
+    changes = sorted(
+      f'{key} was {_flatten(before).get(key)!r}, is {value!r}'
+      for key, value in _flatten(now).items()
+      if _flatten(before).get(key) != value and not _is_free(key)
+    )
+    if changes:
+      raise InputError(
+        f'{workdir} was made with another config: {"; ".join(changes)}; use '
+        f'the same values, or another --workdir.'
+      )
   write_atomically(path, json.dumps(now, indent=2, sort_keys=True) + '\n')
 
 
-def refuse_other_config(config: ConfigDict, workdir: str) -> None:
-  """Checks that the recorded config, if there is one, is the given one.
-
-  Raises:
-    InputError: If the workdir was made with another config.
-  """
-  if not os.path.exists(os.path.join(workdir, 'config.json')):
-    return
-  # Through JSON, so that tuples compare equal to what is read back.
-  now = json.loads(config.to_json_best_effort())
-  before = read_config(workdir).to_dict()
-  changes = sorted(
-    f'{key} was {_flatten(before).get(key)!r}, is {value!r}'
-    for key, value in _flatten(now).items()
-    if _flatten(before).get(key) != value and not _is_free(key)
+def _has_outcome(workdir: str) -> bool:
+  """Whether there is a checkpoint or a result, also in a cell of a study."""
+  return any(
+    'checkpoints' in folders or 'results.jsonl' in files
+    for _, folders, files in os.walk(workdir)
   )
-  if changes:
-    raise InputError(
-      f'{workdir} was made with another config: {"; ".join(changes)}; use '
-      f'the same values, or another --workdir.'
-    )
 
 
 def read_config(workdir: str) -> ConfigDict:

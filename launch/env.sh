@@ -2,7 +2,7 @@
 # Makes a virtual environment at the repository, or finds it made.
 #
 # Sourced by the other scripts, which name the extras they need:
-#   make_env [EXTRA...]            `.venv`, with JAX for the accelerator
+#   make_env [EXTRA...]            `.venv`, with plots and the accelerator's JAX
 #   make_env_at FOLDER [EXTRA...]  another one
 # A stamp of setup.cfg and pyproject.toml tells whether there is work to do, so
 # a second start costs milliseconds. BT4REC_ACCELERATOR=cpu|cuda|tpu picks the
@@ -27,8 +27,8 @@ find_python() {
 make_env() {
   local accelerator="${BT4REC_ACCELERATOR:-cpu}"
   case "$accelerator" in
-    cpu) make_env_at .venv "$@" ;;
-    cuda|tpu) make_env_at .venv "$accelerator" "$@" ;;
+    cpu) make_env_at .venv plots "$@" ;;
+    cuda|tpu) make_env_at .venv plots "$accelerator" "$@" ;;
     *) echo "bt4rec: BT4REC_ACCELERATOR='$accelerator' is not known; use" \
          'cpu, cuda or tpu.' >&2
        return 1 ;;
@@ -48,19 +48,26 @@ make_env_at() {
 fill_env() {
   local folder="$1" stamp="$1/bt4rec-$2" python
   shift 2
-  if [ ! -e "$stamp" ]; then
+  [ ! -e "$stamp" ] || return 0
+  (
+    # Two starts at once must not install into one folder.
+    if command -v flock >/dev/null 2>&1 && ! flock --nonblock 9; then
+      echo "bt4rec: waiting for another start, which makes $folder ..." >&2
+      flock 9 || true  # Not every network file system has locks.
+    fi
+    [ ! -e "$stamp" ] || exit 0
     echo "bt4rec: making the environment $folder (once, about a minute) ..." >&2
-    python=$(find_python) || return 1
+    python=$(find_python) || exit 1
     if command -v uv >/dev/null 2>&1; then
       [ -x "$folder/bin/python" ] ||
-        uv venv --quiet --python "$python" "$folder" || return 1
+        uv venv --quiet --python "$python" "$folder" || exit 1
       uv pip install --quiet --compile-bytecode --python "$folder/bin/python" \
-        "$@" || return 1
+        "$@" || exit 1
     else
-      [ -x "$folder/bin/python" ] || "$python" -m venv "$folder" || return 1
+      [ -x "$folder/bin/python" ] || "$python" -m venv "$folder" || exit 1
       "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
-        "$@" || return 1
+        "$@" || exit 1
     fi
     touch "$stamp"
-  fi
+  ) 9<launch/env.sh
 }

@@ -521,7 +521,7 @@ class TestCommand:
     [
       ([], '--config is missing'),
       (['logs.csv'], "unexpected argument 'logs.csv'"),
-      (['--runner=DirectRunner'], "Unknown command line flag 'runner'"),
+      (['--runner=DirectRunner'], 'unknown flag --runner'),
       (
         ['--config=configs/pretrain.py:logs', '--config.dataset.path=none.csv'],
         'no file matches none.csv',

@@ -411,3 +411,19 @@ def test_names_of_cells_tell_variants_apart():
     for variant in ('', 'batch_size=16', 'step=16')
   }
   assert len(names) == 3 and downstream.cell_name(line) in names
+
+
+def test_an_unfinished_pretraining_is_said_to_be_one(tmp_path, caplog):
+  config = small_config('next_category', init_from=str(tmp_path))
+  downstream._warn_of_unfinished(config)
+  assert f'{tmp_path} is not finished' in caplog.text
+  caplog.clear()
+  (tmp_path / 'README.md').write_text('card')
+  downstream._warn_of_unfinished(config)
+  (tmp_path / 'README.md').unlink()
+  config.init_step = 3
+  downstream._warn_of_unfinished(config)
+  config.init_from = ''
+  config.init_step = -1
+  downstream._warn_of_unfinished(config)
+  assert not caplog.records

@@ -204,7 +204,7 @@ class TestCommand:
     done = _run(f'--workdir={pretrained[0]}', f'--output={path}')
     assert done.returncode == 0, done.stderr
     assert f'  {path}  (40 users x 12)\n' in done.stdout
-    assert 'export user_id 40/40' in done.stderr and 'ETA' in done.stderr
+    assert 'export user_id 40/40, ETA' in done.stderr
     assert pq.read_metadata(path).num_rows == 40
 
   @pytest.mark.parametrize(

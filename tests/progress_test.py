@@ -122,12 +122,14 @@ class TestElsewhere:
     for step in range(1, 5):
       clock(step * 2.0)
       p.advance(step)
-      p.show(step, {'loss': 0.5, 'health': 'healthy', **p.rate(step)})
+      metrics = {'gradient_norm': 3.0, 'loss': 0.5, 'health': 'healthy'}
+      p.show(step, metrics | p.rate(step))
     p.close()
     lines = file.getvalue().splitlines()
     assert len(lines) == 4
+    # The time left and the loss stand where they are seen.
     assert lines[1] == (
-      'train 2/4 loss 0.5 sequences_per_second 0.5 ETA 0:00:04'
+      'train 2/4, ETA 0:00:04 loss 0.5 gradient_norm 3 sequences_per_second 0.5'
     )
     assert '\r' not in file.getvalue()
 
@@ -151,7 +153,7 @@ class TestElsewhere:
       clock(4.0 * (number + 1))
     # At 4 to 24 seconds, every ten of them; and at the end.
     assert [line.split()[1] for line in file.getvalue().splitlines()] == [
-      *('30/60', '60/60')
+      *('30/60,', '60/60,')
     ]
 
   def test_a_pass_of_its_own_is_always_said(self, file, clock):
@@ -159,7 +161,9 @@ class TestElsewhere:
     p = progress.Progress('export', 7, unit='rows')
     clock(0.5)
     p.pulse(7)
-    assert file.getvalue().startswith('export 7/7 rows_per_second 14')
+    assert file.getvalue().startswith(
+      'export 7/7, ETA 0:00:00 rows_per_second 14'
+    )
 
 
 class TestTerminal:
@@ -212,7 +216,7 @@ class TestTerminal:
       p.show(step, {'loss': 2.0})
     p.close()
     lines = [line for line in _screen(terminal.getvalue()) if line]
-    assert lines == ['train 3/3 loss 2']
+    assert lines == ['train 3/3, loss 2']
 
   def test_an_inner_bar_leaves_the_outer_one(self, terminal, clock):
     terminal = terminal()

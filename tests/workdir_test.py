@@ -78,6 +78,7 @@ class TestCheckConfig:
 
   def test_another_value_names_its_key_and_both_values(self, tmp_path):
     workdir.check_config(_config(), str(tmp_path))
+    (tmp_path / 'checkpoints').mkdir()
     before = (tmp_path / 'config.json').read_text()
     changed = _config(seed=4, **{'dataset.expect_official': False})
     with pytest.raises(InputError) as error:
@@ -89,11 +90,24 @@ class TestCheckConfig:
 
   def test_another_order_of_a_tuple_is_another_config(self, tmp_path):
     workdir.check_config(_config(), str(tmp_path))
+    (tmp_path / 'results.jsonl').write_text('{}\n')
     with pytest.raises(InputError, match='order was'):
       workdir.check_config(_config(order=('crop', 'mask')), str(tmp_path))
 
+  def test_before_there_is_a_result_any_value_may_change(self, tmp_path):
+    # As the sentence of a job that was refused tells the user to do.
+    workdir.check_config(_config(), str(tmp_path))
+    workdir.check_config(_config(seed=4), str(tmp_path))
+    assert workdir.read_config(str(tmp_path)).seed == 4
+    (tmp_path / 'pretrain' / 'barlow_twins-0' / 'checkpoints').mkdir(
+      parents=True
+    )
+    with pytest.raises(InputError, match='seed was 4, is 3'):
+      workdir.check_config(_config(), str(tmp_path))
+
   def test_what_does_not_change_the_result_may_change(self, tmp_path):
     workdir.check_config(_config(), str(tmp_path))
+    (tmp_path / 'checkpoints').mkdir()
     changed = _config(log_every_steps=7, **{'dataset.path': '/b'})
     workdir.check_config(changed, str(tmp_path))
     assert workdir.read_config(str(tmp_path)).log_every_steps == 7
@@ -127,6 +141,7 @@ class TestCheckConfig:
     assert found.to_json() == config.to_json_best_effort()
     workdir.check_config(config, str(tmp_path))
     path.write_text(json.dumps(before))
+    (tmp_path / 'checkpoints').mkdir()
     config.encoder.norm = 'rms_norm'
     with pytest.raises(InputError, match="norm was 'layer_norm', is 'rms_n"):
       workdir.check_config(config, str(tmp_path))
