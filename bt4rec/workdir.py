@@ -98,9 +98,9 @@ def check_config(config: ConfigDict, workdir: str) -> None:
 
 def _has_outcome(workdir: str) -> bool:
   """Whether there is a checkpoint or a result, also in a cell of a study."""
+  outcomes = {'checkpoints', 'results.jsonl', 'done'}
   return any(
-    'checkpoints' in folders or 'results.jsonl' in files
-    for _, folders, files in os.walk(workdir)
+    outcomes & {*folders, *files} for _, folders, files in os.walk(workdir)
   )
 
 

@@ -164,7 +164,7 @@ def test_the_first_process_alone_has_the_workdir(tmp_path):
   )
   assert first[0] == second[0] == 0, (first, second)
   assert 'written:' in first[1] and 'written:' not in second[1]
-  assert ' 6/6 ' in first[2] and ' 6/6 ' not in second[2]
+  assert ' 6/6, ' in first[2] and ' 6/6, ' not in second[2]
   assert not workdirs[1].exists()
   steps = [
     line['step']
