@@ -190,6 +190,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     config.parallelism,
     config.batch_size,
     table_sharding=table_sharding,
+    steps_per_call=config.steps_per_call,
   )
   return train.Job(
     name=f'pre-train {config.objective}',
