@@ -24,6 +24,7 @@ _FREE_KEYS = (
   'tensorboard',
   'feed',
   'parallelism',
+  'steps_per_call',
   'dataset.path',
   'dataset.prepared',
   'dataset.data_dir',

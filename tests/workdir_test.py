@@ -94,7 +94,9 @@ class TestCheckConfig:
 
   def test_what_does_not_change_the_result_may_change(self, tmp_path):
     workdir.check_config(_config(), str(tmp_path))
-    changed = _config(log_every_steps=7, **{'dataset.path': '/b'})
+    changed = _config(
+      log_every_steps=7, steps_per_call=7, **{'dataset.path': '/b'}
+    )
     workdir.check_config(changed, str(tmp_path))
     assert workdir.read_config(str(tmp_path)).log_every_steps == 7
 
