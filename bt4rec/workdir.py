@@ -25,6 +25,7 @@ _FREE_KEYS = (
   'feed',
   'parallelism',
   'steps_per_call',
+  'encoder.attention',
   'dataset.path',
   'dataset.prepared',
   'dataset.data_dir',

@@ -132,6 +132,9 @@ def get_config() -> ConfigDict:
   # Of an item: 'learned', by recency; or of two, in their attention: 'rotary',
   # or 'relative' (a bias for each bucket of distances).
   config.encoder.positions = 'learned'
+  # Who computes the attention: 'xla', or 'cudnn', fused: on an NVIDIA GPU, in
+  # bfloat16, not with relative positions.
+  config.encoder.attention = 'xla'
   config.encoder.dropout = 0.1
   # What is known of an event besides its item, embedded and added to it:
   # 'category', 'time_gap' (since the event before).

@@ -20,6 +20,7 @@ def _config(**overrides) -> ConfigDict:
       'seed': 3,
       'order': ('mask', 'crop'),
       'log_every_steps': 50,
+      'steps_per_call': 1,
       'dataset': {'name': 'ml1m', 'path': '/a', 'expect_official': True},
     }
   )
