@@ -395,6 +395,25 @@ def from_config(config: ConfigDict, catalogue: Catalogue) -> nn.Module:
   )
 
 
+def check_device(config: ConfigDict) -> None:
+  """Refuses what would be ignored without a GPU.
+
+  A trained encoder may be loaded without one all the same.
+
+  Args:
+    config: A whole config.
+
+  Raises:
+    InputError: If the attention needs a GPU and there is none.
+  """
+  platform = jax.default_backend()
+  if config.encoder.attention == 'cudnn' and platform != 'gpu':
+    raise InputError(
+      f'encoder.attention=cudnn needs an NVIDIA GPU, and JAX sees a {platform} '
+      f'here; use encoder.attention=xla, or BT4REC_ACCELERATOR=cuda.'
+    )
+
+
 def compute_dtype(config: ConfigDict):
   """Returns the dtype of the matrix products."""
   return choose('compute_dtype', config.compute_dtype, _DTYPES)

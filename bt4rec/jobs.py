@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from bt4rec import (
   datasets,
   downstream,
+  encoders,
   model_card,
   pretrain,
   processes,
@@ -149,19 +150,6 @@ _OF_MANY_ROWS = (_JOBS['study'], _JOBS['tune'])
 _BAG_READS = ('name', 'dim', 'features')
 
 
-def _check_device(config: ConfigDict) -> None:
-  """Refuses what would be ignored without a GPU.
-
-  A trained encoder may be loaded without one all the same.
-  """
-  platform = jax.default_backend()
-  if config.encoder.attention == 'cudnn' and platform != 'gpu':
-    raise InputError(
-      f'encoder.attention=cudnn needs an NVIDIA GPU, and JAX sees a {platform} '
-      f'here; use encoder.attention=xla, or BT4REC_ACCELERATOR=cuda.'
-    )
-
-
 def _check_encoder(config: ConfigDict) -> None:
   """Refuses settings that the bag of items would ignore."""
   # Not above: whoever only loads an encoder may have another package `configs`.
@@ -198,7 +186,7 @@ def run(config: ConfigDict, directory: str) -> str:
   # Looked up now, so that a task added by the caller is one too.
   tasks = dict.fromkeys(TASKS, _Job(_downstream, _after_downstream))
   job = choose('task', config.task, {**_JOBS, **tasks})
-  _check_device(config)
+  encoders.check_device(config)
   if job not in _OF_MANY_ROWS:
     _check_encoder(config)
   if jax.process_count() > 1 and config.task != 'pretrain':

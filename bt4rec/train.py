@@ -500,8 +500,8 @@ def settings(config: ConfigDict) -> dict[str, Any]:
   }
 
 
-# Fields of a config in which something happens at a step, or all of some.
-_STEPS_OF_EVENTS = (
+# Fields of a config with steps at which something happens outside of the step.
+STEPS_OF_EVENTS = (
   'total_steps',
   'log_every_steps',
   'health_every_steps',
@@ -513,7 +513,7 @@ _STEPS_OF_EVENTS = (
 def _check_steps_per_call(config: ConfigDict) -> None:
   """Refuses calls within which something would have to happen."""
   keep_steps = tuple(config.keep_steps)
-  steps = {name: config[name] for name in _STEPS_OF_EVENTS}
+  steps = {name: config[name] for name in STEPS_OF_EVENTS}
   largest = math.gcd(*steps.values(), *keep_steps)
   if largest % config.steps_per_call == 0:
     return

@@ -368,10 +368,10 @@ class TestTransformerEncoder:
 
   def test_refuses_to_train_by_cudnn_without_a_gpu(self):
     config = base.get_config()
-    jobs._check_device(config)
+    encoders.check_device(config)
     config.encoder.attention = 'cudnn'
     with pytest.raises(InputError, match=r'needs an NVIDIA GPU, .* sees a cpu'):
-      jobs._check_device(config)
+      encoders.check_device(config)
 
   def test_refuses_an_unknown_encoder(self):
     with pytest.raises(InputError, match=r"'gru'.*transformer, bag_of_items"):
