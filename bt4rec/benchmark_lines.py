@@ -244,11 +244,12 @@ class Step(_Measured):
     lowered = self._job.step.lower(self._state, batch)
     self._program = lowered.compile()
     self._compile_seconds = time.perf_counter() - start + self._once()[0]
-    counts = [part.cost_analysis() for part in (lowered, self._program)]
-    assert None not in counts  # XLA counts on every platform.
-    # The body of a loop, such as over the steps of a call, counts once.
-    self.flops = sizes.steps_per_call * counts[0]['flops']
-    self._bytes = sizes.steps_per_call * counts[1]['bytes accessed']
+    wanted, done = lowered.cost_analysis(), self._program.cost_analysis()
+    assert wanted is not None and done is not None  # On every platform.
+    # Over all devices under 'jit'. The body of a loop, such as that over the
+    # steps of a call, counts once.
+    self.flops = sizes.steps_per_call * wanted['flops']
+    self._bytes = sizes.steps_per_call * done['bytes accessed']
 
   def time_shares(self) -> dict[str, float]:
     """Where the time of a run goes; see `step_profile`."""

@@ -212,16 +212,6 @@ class CompiledStep:
     """The step as a program, to be compiled or looked at."""
     return self._step.lower(state, batch)
 
-  def flops(self, state: TrainState, batch: Batch) -> float:
-    """Floating-point operations of one step before XLA optimises it.
-
-    XLA's count, over all devices under 'jit' and of one under 'pmap'; padding
-    counts, and the body of a loop counts once.
-    """
-    analysis = self.lower(state, batch).cost_analysis()
-    assert analysis is not None  # XLA counts on every platform.
-    return analysis['flops']
-
   def place_batch(self, *batches: dict[str, np.ndarray]) -> Batch:
     """Splits arrays with the batch as leading axis over the devices.
 
