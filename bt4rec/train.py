@@ -288,7 +288,9 @@ class _Run:
 
   def _should_stop(self, stop: threading.Event) -> bool:
     if jax.process_count() > 1:
-      return processes.all_should_stop(self._step)
+      # The point to meet at is one of successive numbers: those of the calls.
+      steps_per_call = self._job.step.steps_per_call
+      return processes.all_should_stop(self._step // steps_per_call)
     return stop.is_set()
 
   def _write(self, metrics: dict) -> None:
