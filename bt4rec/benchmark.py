@@ -6,8 +6,9 @@ rows and with one window a row; making the views; embedding users; ranking the
 whole catalogue, and recommending from it. A line has the sizes, the median over
 the timed runs of `sequences_per_second` and `real_tokens_per_second` (padding
 does not count), the share of real tokens among those computed on, and the peak
-memory so far; of a step also its floating-point operations (XLA's count) and
-the seconds of the first run, which compiles.
+memory so far; of a step also its floating-point operations and the bytes that
+it reads and writes (XLA's counts), and the seconds of the first run, which
+compiles. A run is a call of `--steps_per_call` steps.
 
 Two more lines are what the device can do: `matmul`, in operations a second,
 and `copy`, in bytes a second, read and written. `matmul_share` of the other
@@ -55,6 +56,10 @@ _PREPARED = flags.DEFINE_string(
   'prepared', '', 'Folder of prepared arrays, in place of random items.'
 )
 _DTYPE = flags.DEFINE_string('dtype', 'float32', 'float32 or bfloat16.')
+_ATTENTION = flags.DEFINE_string('attention', 'xla', 'xla or cudnn.')
+_STEPS_PER_CALL = flags.DEFINE_integer(
+  'steps_per_call', 1, 'Training steps of a call; a run is a call.'
+)
 _STEPS = flags.DEFINE_integer('steps', 20, 'Timed steps of each line.')
 _WARMUP = flags.DEFINE_integer('warmup', 3, 'Steps before, after compiling.')
 _ONLY = flags.DEFINE_list(
@@ -82,6 +87,8 @@ def _all_sizes() -> Iterator[Sizes]:
       lengths=_LENGTHS.value,
       prepared=_PREPARED.value,
       dtype=_DTYPE.value,
+      attention=_ATTENTION.value,
+      steps_per_call=_STEPS_PER_CALL.value,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import resource
 import statistics
 import time
@@ -22,6 +23,7 @@ from bt4rec import (
   pretrain_data,
   ranking,
   step_profile,
+  train,
   views,
 )
 from bt4rec.datasets import SequenceDataset, sequences
@@ -66,6 +68,8 @@ class Sizes:
     lengths: Distribution of the real events of a window.
     prepared: Folder of prepared arrays, in place of random items; or ''.
     dtype: Type of the matrix products.
+    attention: Who computes it, see `blocks.ATTENTIONS`.
+    steps_per_call: Training steps of a call.
   """
 
   batch: int
@@ -79,6 +83,8 @@ class Sizes:
   lengths: str
   prepared: str
   dtype: str
+  attention: str = 'xla'
+  steps_per_call: int = 1
 
   def dataset(self) -> SequenceDataset:
     """Random items for users whose windows have the lengths asked for.
@@ -116,6 +122,10 @@ class Sizes:
     config.encoder.num_layers = self.layers
     config.encoder.num_heads = self.heads
     config.encoder.dropout = self.dropout
+    config.encoder.attention = self.attention
+    config.steps_per_call = self.steps_per_call
+    for name in train.STEPS_OF_EVENTS:
+      config[name] *= self.steps_per_call
     config.barlow_twins.projector = (self.projector,) * 3
     return config
 
@@ -216,7 +226,10 @@ class Step(_Measured):
       **_encoder_sizes(sizes, dataset),
       projector=sizes.projector,
       dropout=sizes.dropout,
+      attention=sizes.attention,
+      steps_per_call=sizes.steps_per_call,
     )
+    self.sequences_per_run = sizes.steps_per_call * sizes.batch
     config = sizes.config(objective, is_packed, 'device')
     self._job = pretrain.make_job(config, dataset)
     self._state = self._job.step.replicate(self._job.state)
@@ -226,40 +239,52 @@ class Step(_Measured):
       config, pretrain_data.visible_events(dataset, config)
     )
     self._slots = shape.slots_per_sequence if shape else config.max_length
-    self._compile_seconds = self._once()[0]
-    self.flops = self._job.step.flops(
-      self._state, self._place(next(self._batches))
-    )
+    batch, _ = self._next()
+    start = time.perf_counter()
+    lowered = self._job.step.lower(self._state, batch)
+    self._program = lowered.compile()
+    self._compile_seconds = time.perf_counter() - start + self._once()[0]
+    wanted, done = lowered.cost_analysis(), self._program.cost_analysis()
+    assert wanted is not None and done is not None  # On every platform.
+    # Over all devices under 'jit'. The body of a loop, such as that over the
+    # steps of a call, counts once.
+    self.flops = sizes.steps_per_call * wanted['flops']
+    self._bytes = sizes.steps_per_call * done['bytes accessed']
 
   def time_shares(self) -> dict[str, float]:
     """Where the time of a run goes; see `step_profile`."""
-    step, batch = self._job.step, self._place(next(self._batches))
-    program = step.lower(self._state, batch).compile().as_text()
+    program = self._program.as_text()
     assert program is not None  # It is, of a CPU, a GPU and a TPU.
     return step_profile.time_shares(program, self._once)
 
-  def _place(self, rows: dict) -> dict:
-    return {**self._job.step.place_batch(rows), **self._tables}
+  def _next(self) -> tuple[dict, int]:
+    """What the next call gets, and its real tokens."""
+    step = self._job.step
+    rows = list(itertools.islice(self._batches, step.steps_per_call))
+    tokens = sum(int(batch['length'].sum()) for batch in rows)
+    return {**step.place_batch(*rows), **self._tables}, tokens
 
   def _once(self) -> tuple[float, int]:
-    rows = next(self._batches)
-    batch = self._place(rows)
+    batch, tokens = self._next()
     start = time.perf_counter()
-    self._state, _ = self._job.step(self._state, batch)
+    self._state, _ = self._program(self._state, batch)
     jax.block_until_ready(self._state)
-    return time.perf_counter() - start, int(rows['length'].sum())
+    return time.perf_counter() - start, tokens
 
   def run(self) -> None:
     seconds, tokens = self._once()
     self.seconds.append(seconds)
     self.tokens.append(tokens)
-    tokens_per_sequence = statistics.mean(self.tokens) / self.sizes.batch
+    tokens_per_sequence = statistics.mean(self.tokens) / self.sequences_per_run
     self.share = tokens_per_sequence / self._slots
 
   def describe(self, warmup: int, matmul_flops: float) -> dict:
-    """See `_Measured`; with the seconds of the run that compiled."""
+    """See `_Measured`; with memory traffic and the seconds to compile."""
+    median = statistics.median(self.seconds[warmup:])
     return {
       **super().describe(warmup, matmul_flops),
+      'bytes': self._bytes,
+      'bytes_per_second': round(self._bytes / median),
       'first_step_seconds': round(self._compile_seconds, 2),
     }
 

@@ -54,6 +54,29 @@ MLPS: dict[str, Callable[[jax.Array, int, jnp.dtype], jax.Array]] = {
 POSITIONS = ('learned', 'rotary', 'relative')
 
 
+# Who computes the attention: XLA, which writes the weights of all pairs to
+# memory, or cuDNN, on an NVIDIA GPU, in one go without them: FlashAttention,
+# Dao et al. (2022), arXiv 2205.14135.
+ATTENTIONS = ('xla', 'cudnn')
+
+
+def _fused_attention(
+  query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """As `jax.nn.dot_product_attention`, by cuDNN; not run on a GPU yet."""
+  length = query.shape[1]
+  if length % 2:
+    # With a mask its gradient takes even lengths alone. Nobody attends to what
+    # is added.
+    query, key, value = (
+      jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value)
+    )
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 1), (0, 1)))
+  return jax.nn.dot_product_attention(
+    query, key, value, mask=mask, implementation='cudnn'
+  )[:, :length]
+
+
 class Attention(nn.Module):
   """Multi-head self-attention.
 
@@ -62,12 +85,14 @@ class Attention(nn.Module):
     dtype: Type of the matrix products.
     positions: One of `POSITIONS`; 'learned' leaves them to the encoder.
     causal: Whether the mask is causal.
+    implementation: One of `ATTENTIONS`; where there is no GPU, it is XLA.
   """
 
   num_heads: int
   dtype: jnp.dtype
   positions: str = 'learned'
   causal: bool = False
+  implementation: str = 'xla'
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -85,9 +110,12 @@ class Attention(nn.Module):
         self.num_heads, self.causal, name='relative'
       )(x.shape[1])
     # The softmax inside is computed in float32.
-    mixed = jax.nn.dot_product_attention(
-      query, key, value, bias=bias, mask=mask
-    )
+    if self.implementation == 'cudnn' and jax.default_backend() == 'gpu':
+      mixed = _fused_attention(query, key, value, mask)
+    else:
+      mixed = jax.nn.dot_product_attention(
+        query, key, value, bias=bias, mask=mask, implementation='xla'
+      )
     return nn.DenseGeneral(dim, axis=(-2, -1), dtype=self.dtype, name='out')(
       mixed
     )
@@ -105,6 +133,7 @@ class Block(nn.Module):
     mlp: One of `MLPS`.
     positions: One of `POSITIONS`.
     causal: Whether the mask is causal.
+    attention: One of `ATTENTIONS`.
   """
 
   num_heads: int
@@ -115,6 +144,7 @@ class Block(nn.Module):
   mlp: str = 'gelu'
   positions: str = 'learned'
   causal: bool = False
+  attention: str = 'xla'
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
@@ -124,7 +154,12 @@ class Block(nn.Module):
     )
     norm = NORMS[self.norm]
     attend = Attention(
-      self.num_heads, self.dtype, self.positions, self.causal, name='attention'
+      self.num_heads,
+      self.dtype,
+      self.positions,
+      self.causal,
+      self.attention,
+      name='attention',
     )
     x = x + drop(attend(norm(name='attention_norm')(x), mask))
     width = x.shape[-1] * self.mlp_ratio

@@ -19,7 +19,10 @@ _CHOICES = {
   'norm': tuple(blocks.NORMS),
   'mlp': tuple(blocks.MLPS),
   'positions': blocks.POSITIONS,
+  'attention': blocks.ATTENTIONS,
 }
+# Of a head, from NVIDIA's Hopper on; before it half of that.
+_MOST_CUDNN_FEATURES = 256
 _EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
 # Event feature -> its codes, aligned with the items; none need be there.
 Codes = Mapping[str, jax.Array]
@@ -72,6 +75,7 @@ class TransformerEncoder(nn.Module):
     norm: One of `blocks.NORMS`.
     mlp: One of `blocks.MLPS`.
     positions: One of `blocks.POSITIONS`.
+    attention: One of `blocks.ATTENTIONS`.
     features: Side features, whose embeddings are added to the items'.
     categories: Those of the items, if they are a feature.
     table_sharding: How the item table is split over devices; None is not.
@@ -94,6 +98,7 @@ class TransformerEncoder(nn.Module):
   norm: str = 'layer_norm'
   mlp: str = 'gelu'
   positions: str = 'learned'
+  attention: str = 'xla'
   features: Sequence[str] = ()
   categories: ItemCategories | None = None
   table_sharding: mesh.RowSharding | None = None
@@ -123,6 +128,7 @@ class TransformerEncoder(nn.Module):
         self.mlp,
         self.positions,
         self.causal,
+        self.attention,
       )
       for _ in range(self.num_layers)
     ]
@@ -334,6 +340,8 @@ def make_encoder(
       f'{sizes["num_heads"]} gives a head {head_dim} of them, an odd number; '
       f'choose another number of heads.'
     )
+  if sizes.get('attention') == 'cudnn':
+    _check_cudnn(head_dim, dtype, sizes.get('positions'))
   return TransformerEncoder(
     vocabulary_size,
     max_length,
@@ -342,6 +350,26 @@ def make_encoder(
     categories=categories,
     **sizes,
   )
+
+
+def _check_cudnn(head_dim: int, dtype, positions: str | None) -> None:
+  """Refuses what cuDNN cannot compute, or not without the weights."""
+  reason = ''
+  if dtype != jnp.bfloat16:
+    reason = 'computes in bfloat16; use compute_dtype=bfloat16'
+  elif positions == 'relative':
+    reason = (
+      'fuses no bias that is trained; use encoder.positions=learned or rotary'
+    )
+  elif head_dim % 8 or head_dim > _MOST_CUDNN_FEATURES:
+    reason = (
+      f'takes heads of 8, 16, 24 and so on to {_MOST_CUDNN_FEATURES} features, '
+      f'not of {head_dim}; choose another encoder.num_heads'
+    )
+  if reason:
+    raise InputError(
+      f'encoder.attention=cudnn {reason}, or encoder.attention=xla.'
+    )
 
 
 def from_config(config: ConfigDict, catalogue: Catalogue) -> nn.Module:
@@ -365,6 +393,25 @@ def from_config(config: ConfigDict, catalogue: Catalogue) -> nn.Module:
     categories=ItemCategories(catalogue) if needs_categories else None,
     **settings,
   )
+
+
+def check_device(config: ConfigDict) -> None:
+  """Refuses what would be ignored without a GPU.
+
+  A trained encoder may be loaded without one all the same.
+
+  Args:
+    config: A whole config.
+
+  Raises:
+    InputError: If the attention needs a GPU and there is none.
+  """
+  platform = jax.default_backend()
+  if config.encoder.attention == 'cudnn' and platform != 'gpu':
+    raise InputError(
+      f'encoder.attention=cudnn needs an NVIDIA GPU, and JAX sees a {platform} '
+      f'here; use encoder.attention=xla, or BT4REC_ACCELERATOR=cuda.'
+    )
 
 
 def compute_dtype(config: ConfigDict):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from bt4rec import (
   datasets,
   downstream,
+  encoders,
   model_card,
   pretrain,
   processes,
@@ -185,6 +186,7 @@ def run(config: ConfigDict, directory: str) -> str:
   # Looked up now, so that a task added by the caller is one too.
   tasks = dict.fromkeys(TASKS, _Job(_downstream, _after_downstream))
   job = choose('task', config.task, {**_JOBS, **tasks})
+  encoders.check_device(config)
   if job not in _OF_MANY_ROWS:
     _check_encoder(config)
   if jax.process_count() > 1 and config.task != 'pretrain':

@@ -15,6 +15,7 @@ from bt4rec import (
   co_occurrence,
   embedding_projector,
   encode,
+  encoders,
   evaluate,
   features,
   health,
@@ -150,6 +151,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     InputError: If the config does not fit the dataset or the devices.
   """
   settings = train.settings(config)
+  encoders.check_device(config)
   visible = pretrain_data.visible_events(dataset, config)
   shape = pretrain_data.choose_shape(config, visible)
   plan = pretrain_data.make_plan(config, dataset, visible, shape)
@@ -190,6 +192,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     config.parallelism,
     config.batch_size,
     table_sharding=table_sharding,
+    steps_per_call=config.steps_per_call,
   )
   return train.Job(
     name=f'pre-train {config.objective}',

@@ -22,6 +22,7 @@ from jax import export
 
 from bt4rec import workdir
 from bt4rec.encode import Encoder
+from bt4rec.encoders import TransformerEncoder
 from bt4rec.errors import InputError
 from bt4rec.features import EVENT_FEATURES, of_events
 
@@ -111,9 +112,13 @@ def save(
 
 def _program(encoder: Encoder, platforms: Sequence[str]) -> bytearray:
   names = of_events(encoder.features)
+  module = encoder.module
+  if isinstance(module, TransformerEncoder):
+    # The one that every platform has.
+    module = module.clone(attention='xla')
 
   def embed(tokens, *codes):
-    return encoder.module.apply(
+    return module.apply(
       {'params': encoder.params},
       tokens,
       train=False,

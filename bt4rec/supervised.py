@@ -211,6 +211,7 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
       ),
       'jit',
       batch_size,
+      steps_per_call=config.steps_per_call,
     ),
     # Few examples and everything on the device: no host pipeline needed.
     feed=lambda first_step: pipeline.feed(

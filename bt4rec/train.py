@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import signal
 import threading
@@ -34,7 +35,8 @@ class Job:
   Attributes:
     name: Shown with the progress.
     state: The state at step 0.
-    step: The compiled step.
+    step: The compiled step. Where a call runs several, everything else
+      happens between calls, so that they must divide all the steps below.
     feed: First step -> this process's batches from there on.
     tables: Arrays every batch gets besides its own, replicated.
     total_steps: Number of updates.
@@ -145,10 +147,17 @@ def fit(job: Job, workdir: str) -> tuple[TrainState, dict]:
       checkpointer.restore_latest(job.state) if checkpointer else None, job
     )
     state, selection, skipped = job.state, _Selection(), _Skipped()
+    steps_per_call = job.step.steps_per_call
     if restored is not None:
       state, meta = restored
       selection = _Selection(**meta['selection'])
       skipped = _Skipped(**meta.get('skipped', {}))
+      if int(state.step) % steps_per_call:
+        raise InputError(
+          f'{workdir} was stopped at step {int(state.step)}, which '
+          f'steps_per_call={steps_per_call} does not divide; continue with '
+          f'steps_per_call=1, or with the number it was started with.'
+        )
       logging.info('%s: resumed at step %d', job.name, int(state.step))
     run = _Run(
       job,
@@ -215,7 +224,8 @@ class _Run:
     self._progress = Progress(
       job.name, job.total_steps, self._step, job.batch_size
     )
-    # jax.Arrays, whose declared type lacks `is_ready`.
+    self._calls_in_flight = max(_STEPS_IN_FLIGHT // job.step.steps_per_call, 1)
+    # Of every call; jax.Arrays, whose declared type lacks `is_ready`.
     self._pending: list[tuple[Any, ...]] = []
     self._num_ready = 0
     self._metrics: dict[str, jax.Array] = {}
@@ -231,16 +241,17 @@ class _Run:
     if not self._is_resumed:
       self._evaluate_and_save()
     while not self.is_finished:
-      batch = {**job.step.place_batch(next(batches)), **self._tables}
+      rows = itertools.islice(batches, job.step.steps_per_call)
+      batch = {**job.step.place_batch(*rows), **self._tables}
       self._state, self._metrics = job.step(self._state, batch)
       # They stay on the device until the next log: no sync per step.
       names = ('loss', 'update_norm', 'skipped')
       self._pending.append(
         tuple(self._metrics[name] for name in names if name in self._metrics)
       )
-      self._step += 1
+      self._step += job.step.steps_per_call
       self._progress.advance(self._finished_step())
-      self._wait(_STEPS_IN_FLIGHT)
+      self._wait(self._calls_in_flight)
       last = self._step == job.total_steps
       if (
         last
@@ -277,7 +288,9 @@ class _Run:
 
   def _should_stop(self, stop: threading.Event) -> bool:
     if jax.process_count() > 1:
-      return processes.all_should_stop(self._step)
+      # The point to meet at is one of successive numbers: those of the calls.
+      steps_per_call = self._job.step.steps_per_call
+      return processes.all_should_stop(self._step // steps_per_call)
     return stop.is_set()
 
   def _write(self, metrics: dict) -> None:
@@ -298,13 +311,14 @@ class _Run:
       self._num_ready < len(pending) and pending[self._num_ready][0].is_ready()
     ):
       self._num_ready += 1
-    return self._step - len(pending) + self._num_ready
+    num_left = len(pending) - self._num_ready
+    return self._step - num_left * self._job.step.steps_per_call
 
   def _wait(self, num_left: int = 0) -> None:
-    """Waits for the device, step by step, so that the bar goes on.
+    """Waits for the device, call by call, so that the bar goes on.
 
     Args:
-      num_left: How many steps may be left to do.
+      num_left: How many calls may be left to do.
     """
     while len(self._pending) - self._num_ready > num_left:
       self._pending[self._num_ready][0].block_until_ready()
@@ -312,14 +326,16 @@ class _Run:
 
   def _check_finite(self) -> None:
     self._wait()
-    first = self._step - len(self._pending) + 1
     pending, self._pending = jax.device_get(self._pending), []
     self._num_ready = 0
-    for step, numbers in enumerate(pending, start=first):
-      # Under pmap each comes once per device, all equal.
-      loss, update_norm, *skipped = (
-        float(np.ravel(number)[0]) for number in numbers
-      )
+    # [loss, update norm, skipped of a step] of all steps.
+    steps = [
+      numbers
+      for call in pending
+      for numbers in zip(*map(self._of_steps, call), strict=True)
+    ]
+    first = self._step - len(steps) + 1
+    for step, (loss, update_norm, *skipped) in enumerate(steps, start=first):
       self._skipped.update(skipped == [1])
       if skipped == [1]:
         logging.warning(
@@ -343,6 +359,11 @@ class _Run:
       # would be saved before the next loss shows it.
       self._require_finite('update', update_norm, step)
 
+  def _of_steps(self, metric: np.ndarray) -> list[float]:
+    """A metric of each step of a call."""
+    # Under pmap it comes once per device, all equal.
+    return np.reshape(metric, (-1, self._job.step.steps_per_call))[0].tolist()
+
   def _require_finite(self, name: str, value: float, step: int) -> None:
     if not math.isfinite(value):
       raise NonFiniteLossError(
@@ -354,7 +375,7 @@ class _Run:
   def _log(self) -> None:
     self._check_finite()
     metrics = {
-      name: float(np.ravel(jax.device_get(value))[0])
+      name: float(self._of_steps(jax.device_get(value))[-1])
       for name, value in self._metrics.items()
     }
     if 'skipped' in metrics:
@@ -448,10 +469,11 @@ def settings(config: ConfigDict) -> dict[str, Any]:
   """The fields of a config that a `Job` takes as they are, checked.
 
   Raises:
-    InputError: If a number of steps is not positive, or the seed negative.
+    InputError: If a number of steps is not positive, or the seed negative, or
+      the steps of a call do not divide the others.
   """
   positive = ('total_steps', 'log_every_steps', 'eval_every_steps')
-  for name in (*positive, 'batch_size', 'health_every_steps'):
+  for name in (*positive, 'batch_size', 'health_every_steps', 'steps_per_call'):
     if config[name] < 1:
       raise InputError(f'{name}={config[name]} must be at least 1.')
   if config.seed < 0:
@@ -462,6 +484,7 @@ def settings(config: ConfigDict) -> dict[str, Any]:
       f'total_steps={config.total_steps}.'
     )
   others = ('checkpoint_every_steps', 'keep_checkpoints', 'patience')
+  _check_steps_per_call(config)
   limit = config.optimizer.max_skipped_steps
   if limit < 1:
     raise InputError(
@@ -477,3 +500,30 @@ def settings(config: ConfigDict) -> dict[str, Any]:
       for name in (*positive, *others, 'health_every_steps', 'tensorboard')
     },
   }
+
+
+# Fields of a config with steps at which something happens outside of the step.
+STEPS_OF_EVENTS = (
+  'total_steps',
+  'log_every_steps',
+  'health_every_steps',
+  'eval_every_steps',
+  'checkpoint_every_steps',
+)
+
+
+def _check_steps_per_call(config: ConfigDict) -> None:
+  """Refuses calls within which something would have to happen."""
+  keep_steps = tuple(config.keep_steps)
+  steps = {name: config[name] for name in STEPS_OF_EVENTS}
+  largest = math.gcd(*steps.values(), *keep_steps)
+  if largest % config.steps_per_call == 0:
+    return
+  odd = [f'{k}={v}' for k, v in steps.items() if v % config.steps_per_call]
+  if any(step % config.steps_per_call for step in keep_steps):
+    odd.append(f'keep_steps={keep_steps}')
+  raise InputError(
+    f'steps_per_call={config.steps_per_call} does not divide '
+    f'{" and ".join(odd)}, and between its steps nothing can happen; with '
+    f'these the largest is {largest}.'
+  )

@@ -21,6 +21,8 @@ Metrics = dict[str, jax.Array]
 # (params, batch_stats, batch, rng) -> loss, (metrics, new batch_stats).
 LossFn = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, Any]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+# What a call of several steps has for each of them, beside the tables.
+_OF_STEPS = 'of_steps'
 
 
 def make_train_step(
@@ -116,6 +118,11 @@ class CompiledStep:
   but for an item table that is split by row; with 'pmap' each device runs the
   step on its share. Both compute the loss and the gradient of the global batch.
 
+  A call may run several steps, one after the other on the device: what the host
+  needs to start a program is then spent once for all of them. They are the same
+  steps. Metrics get an axis of the steps in front (under pmap behind that of
+  the devices).
+
   Outside of the step a state is whole: of one device, but for a table that was
   split, which is NumPy's. So checkpoints do not know how it was.
 
@@ -126,6 +133,11 @@ class CompiledStep:
     devices: The devices; None is all of them.
     table_sharding: How the item table is split over these devices, as the
       model of the step has it; None is not.
+    steps_per_call: Steps of a call, at least 1.
+
+  Attributes:
+    num_traces: How often it was traced so far.
+    steps_per_call: As given.
 
   Raises:
     InputError: If the devices do not divide the batch size.
@@ -138,18 +150,31 @@ class CompiledStep:
     batch_size: int,
     devices: list | None = None,
     table_sharding: mesh_lib.RowSharding | None = None,
+    steps_per_call: int = 1,
   ):
     self._devices = devices or jax.devices()
     check_batch_size(batch_size, len(self._devices))
     self.num_traces = 0
+    self.steps_per_call = steps_per_call
 
-    def traced(state, batch):
-      self.num_traces += 1  # Runs while tracing only.
+    def one(state, batch):
       state, metrics = step(state, batch)
       if table_sharding:
         # What the next step expects, or it would be compiled again.
         state = table_sharding.constrain(state)
       return state, metrics
+
+    def traced(state, batch):
+      self.num_traces += 1  # Runs while tracing only.
+      if steps_per_call == 1:
+        return one(state, batch)
+      tables = dict(batch)
+      # Its length is known, so that no device asks the host whether to go on.
+      return lax.scan(
+        lambda state, rows: one(state, {**tables, **rows}),
+        state,
+        tables.pop(_OF_STEPS),
+      )
 
     self._is_pmap = choose('parallelism', parallelism, _PARALLELISM)
     self._own_devices = [
@@ -166,6 +191,10 @@ class CompiledStep:
       mesh = mesh_lib.make_mesh(self._devices)
     self._replicated = NamedSharding(mesh, mesh_lib.EVERYWHERE)
     self._sharded = NamedSharding(mesh, of_batch)
+    # Of the batches of a call, one behind the other.
+    self._stacked = self._sharded
+    if not self._is_pmap:
+      self._stacked = NamedSharding(mesh, PartitionSpec(None, *of_batch))
     if self._is_pmap:
       self._step = jax.pmap(
         traced, axis_name=AXIS, devices=self._devices, donate_argnums=0
@@ -176,37 +205,42 @@ class CompiledStep:
   def __call__(
     self, state: TrainState, batch: Batch
   ) -> tuple[TrainState, Metrics]:
-    """Runs one step; `state` is donated and must not be used again."""
+    """Runs a call; `state` is donated and must not be used again."""
     return self._step(state, batch)
 
   def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
     """The step as a program, to be compiled or looked at."""
     return self._step.lower(state, batch)
 
-  def flops(self, state: TrainState, batch: Batch) -> float:
-    """Floating-point operations of a step before XLA optimises it.
-
-    XLA's count, over all devices under 'jit' and of one under 'pmap'; padding
-    counts, and the body of a loop counts once.
-    """
-    analysis = self.lower(state, batch).cost_analysis()
-    assert analysis is not None  # XLA counts on every platform.
-    return analysis['flops']
-
-  def place_batch(self, batch: dict[str, np.ndarray]) -> Batch:
+  def place_batch(self, *batches: dict[str, np.ndarray]) -> Batch:
     """Splits arrays with the batch as leading axis over the devices.
 
     Args:
-      batch: This process's rows of the global batch.
+      *batches: This process's rows of the global batch of each step of a call.
+
+    Returns:
+      What a call gets besides the tables.
     """
+    if len(batches) != self.steps_per_call:
+      raise ValueError(
+        f'{len(batches)} batches for {self.steps_per_call} steps a call.'
+      )
     if self._is_pmap:
       num_devices = len(self._own_devices)
-      batch = jax.tree.map(
-        lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch
+      batches = jax.tree.map(
+        lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batches
       )
-    return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(self._sharded, x), batch
-    )
+
+    def place(sharding, batch):
+      return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+      )
+
+    if self.steps_per_call == 1:
+      return place(self._sharded, batches[0])
+    axis = int(self._is_pmap)
+    rows = jax.tree.map(lambda *x: np.stack(x, axis), *batches)
+    return {_OF_STEPS: place(self._stacked, rows)}
 
   def replicate(self, tree):
     """Puts a copy of a tree, such as a state or a table, on every device.

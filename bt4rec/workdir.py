@@ -24,6 +24,8 @@ _FREE_KEYS = (
   'tensorboard',
   'feed',
   'parallelism',
+  'steps_per_call',
+  'encoder.attention',
   'dataset.path',
   'dataset.prepared',
   'dataset.data_dir',

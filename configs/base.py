@@ -91,6 +91,9 @@ def get_config() -> ConfigDict:
   config.batch_size = 128
   # Number of updates.
   config.total_steps = 1_000
+  # Updates that the device makes in one go, without the host; a divisor of
+  # total_steps and of all periods. The result is the same.
+  config.steps_per_call = 1
   # Pre-training: parts that a batch goes through the encoder's blocks in, one
   # after the other, so that the activations of one alone need memory. Loss and
   # gradient are the whole batch's; each part is computed twice for that.
@@ -129,6 +132,9 @@ def get_config() -> ConfigDict:
   # Of an item: 'learned', by recency; or of two, in their attention: 'rotary',
   # or 'relative' (a bias for each bucket of distances).
   config.encoder.positions = 'learned'
+  # Who computes the attention: 'xla', or 'cudnn', fused: on an NVIDIA GPU, in
+  # bfloat16, not with relative positions.
+  config.encoder.attention = 'xla'
   config.encoder.dropout = 0.1
   # What is known of an event besides its item, embedded and added to it:
   # 'category', 'time_gap' (since the event before).

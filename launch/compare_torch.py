@@ -33,6 +33,8 @@ _SIZES = {
   'steps': 10,
   'warmup': 3,
 }
+# As above, of bt4rec alone.
+_OURS = {'attention': 'xla', 'steps_per_call': 1}
 _LENGTHS = ('full', 'uniform', 'yelp')
 _RIVALS = ('eager', 'compiled')
 
@@ -58,6 +60,7 @@ def commands(args: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
     flags = [*sizes, f'--lengths={lengths}']
     ours = ['.venv/bin/python', '-m', 'bt4rec.benchmark']
     ours += ['--only=pretrain_step', *flags]
+    ours += [f'--{name}={getattr(args, name)}' for name in _OURS]
     found.append((lengths, '', [*pinned, *ours]))
     for rival in _RIVALS:
       theirs = ['.venv-torch/bin/python', args.peer, *flags]
@@ -145,7 +148,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(argv: list[str]) -> argparse.Namespace:
   """The flags."""
   parser = _Parser(description=__doc__, allow_abbrev=False)
-  for name, default in _SIZES.items():
+  for name, default in (_SIZES | _OURS).items():
     parser.add_argument(f'--{name}', type=type(default), default=default)
   parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument(

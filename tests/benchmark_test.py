@@ -69,6 +69,22 @@ def test_packing_computes_on_less_padding(measured):
   assert packed['flops'] < padded['flops']
 
 
+def test_a_call_of_two_steps_counts_both(measured):
+  sizes = dataclasses.replace(_SIZES, steps_per_call=2)
+  rival, _ = LINES['dual_encoder_step'](sizes, sizes.dataset())
+  for _ in range(2):
+    rival.run()
+  line = rival.describe(1, 1e9)
+  assert line['sequences_per_second'] == pytest.approx(
+    32 / rival.seconds[1], rel=0.01
+  )
+  (_, single), _ = measured['dual_encoder_step']
+  for name in ('flops', 'bytes'):
+    assert line[name] == pytest.approx(2 * single[name], rel=0.1)
+  # At most two windows of full length for each of 16 users.
+  assert 16 * 2 * 5 <= np.mean(rival.tokens) <= 16 * 2 * 40
+
+
 def test_a_step_has_the_operations_of_its_matrix_products(measured):
   (_, padded), _ = measured['dual_encoder_step']
   tokens = 16 * 40

@@ -135,3 +135,70 @@ def test_attention(kind):
     mixed = weight / weight.sum() @ value[row, : at + 1, head]
     expected[row, at] += mixed @ params['out']['kernel'][head]
   np.testing.assert_allclose(given, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def fused(monkeypatch):
+  """The lengths that cuDNN is asked for, played by XLA on what it takes."""
+  lengths, attend = [], jax.nn.dot_product_attention
+
+  def play(query, key, value, *, mask, bias=None, implementation):
+    if implementation == 'cudnn':
+      lengths.append(query.shape[1])
+      assert query.dtype == key.dtype == value.dtype == jnp.bfloat16
+      assert query.shape[1] % 2 == 0
+      assert mask.shape == (len(query), 1, *2 * query.shape[1:2])
+      assert bias is None
+      # Left out by a large negative number, which is finite.
+      bias, mask = jnp.where(mask, 0, -1e9).astype(query.dtype), None
+    return attend(query, key, value, bias, mask, implementation='xla')
+
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', play)
+  return lengths
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('kind', ['learned', 'rotary'])
+@pytest.mark.parametrize('length', [5, 6])
+def test_fused_attention_is_the_other_one(length, kind, causal, fused):
+  """Two windows packed into a row; values and gradients."""
+  segment = np.arange(length) < 3
+  mask = jnp.asarray(segment[:, None] == segment)[None, None].repeat(2, 0)
+  if causal:
+    mask = mask & jnp.tril(jnp.ones((length, length), bool))[None, None]
+  x = jnp.asarray(np.random.default_rng(1).normal(size=(2, length, 16)))
+  plain, other = (
+    blocks.Attention(2, jnp.bfloat16, kind, causal, implementation)
+    for implementation in blocks.ATTENTIONS
+  )
+  params = plain.init(jax.random.key(0), x, mask)['params']
+
+  def loss(params, x, module):
+    out = module.apply({'params': params}, x, mask)
+    return (out.astype(jnp.float32) ** 2).sum(), out
+
+  def both(module):
+    return jax.grad(loss, (0, 1), has_aux=True)(params, x, module)
+
+  expected, given = both(plain), both(other)
+  assert fused and set(fused) == {6}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=0.05, atol=0.02
+    ),
+    given,
+    expected,
+  )
+
+
+def test_without_a_gpu_attention_is_that_of_xla():
+  x, mask = jnp.ones((1, 4, 16)), jnp.ones((1, 1, 4, 4), bool)
+  plain, other = (
+    blocks.Attention(2, jnp.bfloat16, implementation=implementation)
+    for implementation in blocks.ATTENTIONS
+  )
+  params = plain.init(jax.random.key(0), x, mask)
+  np.testing.assert_array_equal(
+    plain.apply(params, x, mask), other.apply(params, x, mask)
+  )

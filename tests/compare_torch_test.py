@@ -51,12 +51,13 @@ def test_the_rivals_take_turns_on_the_same_cores():
     f'--only=pretrain_step {sizes}'
   )
   theirs = f'taskset -c 0,1 .venv-torch/bin/python tests/tiny.py {sizes}'
+  own = '--attention=xla --steps_per_call=1'
   end = '--device=cpu --threads=2'
   assert done.stdout.splitlines() == [
-    f'{ours} --lengths=full',
+    f'{ours} --lengths=full {own}',
     f'{theirs} --lengths=full {end}',
     f'{theirs} --lengths=full {end} --compile',
-    f'{ours} --lengths=yelp',
+    f'{ours} --lengths=yelp {own}',
     f'{theirs} --lengths=yelp {end}',
     f'{theirs} --lengths=yelp {end} --compile',
   ]

@@ -329,6 +329,7 @@ class TestTransformerEncoder:
       ('norm', 'layer_norm, rms_norm'),
       ('mlp', 'gelu, swiglu, geglu'),
       ('positions', 'learned, rotary, relative'),
+      ('attention', 'xla, cudnn'),
     ],
   )
   def test_refuses_an_unknown_name(self, key, valid):
@@ -342,6 +343,35 @@ class TestTransformerEncoder:
   def test_refuses_heads_that_do_not_divide_the_width(self):
     with pytest.raises(InputError, match=r'dim=12 .*num_heads=5'):
       _transformer(num_heads=5)
+
+  @pytest.mark.parametrize(
+    'fields, sentence',
+    [
+      ({'dtype': jnp.float32}, 'use compute_dtype=bfloat16'),
+      ({'positions': 'relative'}, 'use encoder.positions=learned or rotary'),
+      ({'num_heads': 6}, 'not of 4; choose another encoder.num_heads'),
+      ({'dim': 264, 'num_heads': 1}, 'not of 264; choose another'),
+    ],
+  )
+  def test_refuses_what_cudnn_cannot(self, fields, sentence):
+    setting = {
+      'attention': 'cudnn',
+      'dtype': jnp.bfloat16,
+      'dim': 24,
+      'num_heads': 3,
+    }
+    _transformer(**setting)
+    with pytest.raises(
+      InputError, match=f'encoder.attention=cudnn.*{sentence}'
+    ):
+      _transformer(**setting | fields)
+
+  def test_refuses_to_train_by_cudnn_without_a_gpu(self):
+    config = base.get_config()
+    encoders.check_device(config)
+    config.encoder.attention = 'cudnn'
+    with pytest.raises(InputError, match=r'needs an NVIDIA GPU, .* sees a cpu'):
+      encoders.check_device(config)
 
   def test_refuses_an_unknown_encoder(self):
     with pytest.raises(InputError, match=r"'gru'.*transformer, bag_of_items"):

@@ -178,7 +178,8 @@ def test_the_first_process_alone_has_the_workdir(tmp_path):
 
 def test_sigterm_to_one_stops_both_at_one_step(tmp_path):
   flags = ('--config.total_steps=100000', '--config.eval_every_steps=100000')
-  flags += ('--config.log_every_steps=1',)
+  # Between two calls, which have two steps each.
+  flags += ('--config.log_every_steps=2', '--config.steps_per_call=2')
   port, folders = _free_port(), (tmp_path / 'first', tmp_path / 'second')
 
   def start():

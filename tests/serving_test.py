@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from jax import export
@@ -42,6 +43,19 @@ def _encoder(**overrides):
   dataset = tiny.dataset()
   config = tiny.config(encoder=overrides)
   return encode.random_encoder(config, dataset.catalogue, 3)
+
+
+def test_an_encoder_trained_by_cudnn_is_served_without(tmp_path, monkeypatch):
+  dataset = tiny.dataset()
+  config = tiny.config(
+    compute_dtype='bfloat16',
+    encoder={'attention': 'cudnn', 'dim': 8, 'num_heads': 1},
+  )
+  encoder = encode.random_encoder(config, dataset.catalogue, 3)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  # It could not be traced for a CPU otherwise.
+  serving.save(encoder, str(tmp_path), ['cpu', 'cuda'], {})
+  assert (tmp_path / 'manifest.json').exists()
 
 
 def test_a_process_without_the_model_code_gives_the_same(tmp_path):

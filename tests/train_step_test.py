@@ -1,6 +1,7 @@
 """The whole pre-training step, on one device and on eight."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -147,6 +148,32 @@ class TestCompiledStep:
       # The loss does not see a constant in front of batch normalisation.
       if 'bias' not in name:
         assert np.abs(after[name] - start).max() > 1e-5, name
+
+
+def test_steps_of_one_call_are_those_of_several():
+  ends = []
+  for steps_per_call in (1, 2):
+    # A table split over devices, and the batch over all eight.
+    config = _config(
+      'dual_encoder',
+      steps_per_call=steps_per_call,
+      model_parallelism=2,
+      log_every_steps=2,
+    )
+    job = pretrain.make_job(config, tiny.dataset())
+    state, tables = job.step.replicate((job.state, job.tables))
+    feed, metrics = job.feed(0), []
+    for _ in range(4 // steps_per_call):
+      rows = job.step.place_batch(*itertools.islice(feed, steps_per_call))
+      state, found = job.step(state, {**rows, **tables})
+      metrics.append(found)
+    assert job.step.num_traces == 1
+    history = {k: np.ravel([m[k] for m in metrics]) for k in metrics[0]}
+    state = job.step.unreplicate(state)
+    key = jax.random.key_data(state.rng)
+    ends.append((state.replace(rng=key), history))
+  assert int(ends[0][0].step) == 4
+  jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
 @functools.cache

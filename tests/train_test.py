@@ -31,6 +31,7 @@ def _job(
   validation=None,
   parallelism='jit',
   start=1.0,
+  steps_per_call=1,
   on_batch=lambda step: None,
   **overrides,
 ) -> train.Job:
@@ -41,6 +42,7 @@ def _job(
     validation: Step -> validation loss; None is the parameter's square.
     parallelism: 'jit' or 'pmap'.
     start: Initial parameter.
+    steps_per_call: Steps of a call.
     on_batch: Called with the step before its batch is made.
     **overrides: Fields of the job.
   """
@@ -82,6 +84,7 @@ def _job(
         ),
         parallelism,
         _BATCH,
+        steps_per_call=steps_per_call,
       ),
       'feed': feed,
       'tables': {},
@@ -381,7 +384,7 @@ class TestNonFinite:
     assert _steps(tmp_path)[-1] == 3
 
 
-def _skipping(bad, parallelism='jit', **overrides):
+def _skipping(bad, parallelism='jit', steps_per_call=1, **overrides):
   """A job whose steps of these numbers, from 0, have a loss that is NaN."""
   axis_name = train_step.axis_name_of(parallelism)
 
@@ -414,6 +417,7 @@ def _skipping(bad, parallelism='jit', **overrides):
       ),
       parallelism,
       _BATCH,
+      steps_per_call=steps_per_call,
     ),
   )
 
@@ -539,6 +543,160 @@ class TestStopSignal:
     assert _steps(tmp_path)[-1] == 12
 
 
+def _three_a_call(**overrides):
+  return _job(
+    **{
+      'log_every_steps': 3,
+      'eval_every_steps': 6,
+      'keep_steps': (0, 3),
+      'steps_per_call': 3,
+      **overrides,
+    }
+  )
+
+
+class TestStepsPerCall:
+  @pytest.mark.parametrize('parallelism', ['jit', 'pmap'])
+  def test_all_that_is_seen_is_as_with_one(self, parallelism, tmp_path):
+    one, three = str(tmp_path / 'one'), str(tmp_path / 'three')
+    setting = {'parallelism': parallelism, 'checkpoint_every_steps': 9}
+    ends = []
+    for workdir, count in ((one, 1), (three, 3)):
+      job = _three_a_call(**setting, steps_per_call=count)
+      best, meta = train.fit(job, workdir)
+      assert job.step.num_traces == 1
+      latest, latest_meta = _latest(job, workdir)
+      ends.append(((_plain(best), _plain(latest)), meta, latest_meta))
+    _assert_same_bits(ends[0][0], ends[1][0])
+    assert ends[0][1:] == ends[1][1:]
+    assert _lines(one) == _lines(three)
+    assert [line['step'] for line in _lines(three) if 'loss' in line] == [
+      *(3, 6, 9, 12)
+    ]
+    assert _steps(one) == _steps(three) == [0, 3, 12]
+
+  def test_each_kind_of_period_is_kept(self, tmp_path):
+    job = _three_a_call(checkpoint_every_steps=9, keep_checkpoints=99)
+    train.fit(job, str(tmp_path))
+    assert _steps(tmp_path) == [0, 3, 6, 9, 12]
+
+  @pytest.mark.parametrize('count', [1, 2, 3])
+  def test_killed_and_resumed_with_another_number(self, count, tmp_path):
+    whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
+    train.fit(_three_a_call(), whole)
+    # The third call does not get its last batch.
+    with pytest.raises(_KilledError):
+      train.fit(_three_a_call(on_batch=_killed_at(8)), parts)
+    job = _three_a_call(
+      steps_per_call=count, log_every_steps=6 if count == 2 else 3
+    )
+    train.fit(job, parts)
+    _assert_same_bits(_latest(job, whole)[0], _latest(job, parts)[0])
+    assert _latest(job, whole)[1] == _latest(job, parts)[1]
+    if count != 2:
+      assert _lines(whole) == _lines(parts)
+
+  def test_sigterm_saves_at_the_end_of_the_call(self, tmp_path):
+    whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
+    train.fit(_three_a_call(log_every_steps=6), whole)
+
+    def terminate(step):
+      if step == 7:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    job = _three_a_call(log_every_steps=6, on_batch=terminate)
+    with pytest.raises(SystemExit):
+      train.fit(job, parts)
+    assert _steps(parts)[-1] == 9
+    job = _three_a_call(log_every_steps=6)
+    train.fit(job, parts)
+    _assert_same_bits(_latest(job, whole)[0], _latest(job, parts)[0])
+    assert _lines(whole) == _lines(parts)
+
+  def test_refuses_to_go_on_within_a_call(self, tmp_path):
+    def terminate(step):
+      if step == 6:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+      train.fit(_three_a_call(steps_per_call=1, on_batch=terminate), tmp_path)
+    with pytest.raises(
+      InputError,
+      match='stopped at step 7, which steps_per_call=3 does not divide; '
+      'continue with steps_per_call=1',
+    ):
+      train.fit(_three_a_call(), str(tmp_path))
+    # Nothing is lost by that.
+    train.fit(_three_a_call(steps_per_call=1), str(tmp_path))
+    assert _steps(tmp_path)[-1] == 12
+
+  def test_stops_early_at_the_same_step(self, tmp_path):
+    setting = {
+      'validation': _VALIDATION.__getitem__,
+      'total_steps': 18,
+      'eval_every_steps': 3,
+      'patience': 3,
+    }
+    train.fit(_three_a_call(**setting), str(tmp_path))
+    assert [line['step'] for line in _lines(tmp_path)][-1] == 12
+
+  @pytest.mark.parametrize('bad_step', [4, 5, 6])
+  def test_names_the_first_bad_step_of_a_call(self, bad_step, tmp_path):
+    job = _three_a_call(loss_fn=_loss_bad_at(bad_step, np.nan))
+    with pytest.raises(
+      NonFiniteLossError, match=f'the loss of step {bad_step} is nan'
+    ):
+      train.fit(job, str(tmp_path))
+    assert _steps(tmp_path)[-1] == 3
+
+  @pytest.mark.parametrize('parallelism', ['jit', 'pmap'])
+  def test_skips_the_same_steps(self, parallelism, tmp_path):
+    bad = {3: np.nan, 4: np.inf, 8: np.nan}
+    workdirs, states = [], []
+    for count in (1, 3):
+      job = _skipping(
+        bad, parallelism, count, log_every_steps=3, eval_every_steps=6
+      )
+      workdirs.append(tmp_path / str(count))
+      train.fit(job, str(workdirs[-1]))
+      states.append(_latest(job, workdirs[-1]))
+    assert _lines(workdirs[0]) == _lines(workdirs[1])
+    assert _lines(workdirs[1])[-2]['skipped_steps'] == 3
+    # Step 9 was skipped, the last of its call.
+    assert 'loss' not in _lines(workdirs[1])[4]
+    _assert_same_bits(states[0][0], states[1][0])
+    assert states[0][1] == states[1][1]
+
+  def test_gives_up_within_a_call(self, tmp_path):
+    bad = {4: np.nan, 5: np.nan, 6: np.nan}
+    job = _skipping(bad, steps_per_call=3, log_every_steps=3)
+    with pytest.raises(
+      NonFiniteLossError, match='3 steps in a row, the last one step 7,'
+    ):
+      train.fit(job, str(tmp_path))
+
+  def test_refuses_a_number_that_does_not_divide(self):
+    setting = {'log_every_steps': 4, 'health_every_steps': 8}
+    assert train.settings(tiny.config(steps_per_call=4, **setting))
+    # Of 8, 4, 8, 4 and 6.
+    config = tiny.config(steps_per_call=4, keep_steps=(0, 6), **setting)
+    with pytest.raises(
+      InputError,
+      match=r'steps_per_call=4 does not divide keep_steps=\(0, 6\), .*'
+      'the largest is 2',
+    ):
+      train.settings(config)
+    config = tiny.config(
+      steps_per_call=4, checkpoint_every_steps=2, total_steps=10, **setting
+    )
+    with pytest.raises(
+      InputError, match='total_steps=10 and checkpoint_every_steps=2, '
+    ):
+      train.settings(config)
+    with pytest.raises(InputError, match='steps_per_call=0 must be'):
+      train.settings(tiny.config(steps_per_call=0))
+
+
 class TestSettings:
   def test_refuses_a_period_that_is_not_positive(self):
     assert train.settings(tiny.config())['total_steps'] == 8
@@ -564,9 +722,17 @@ def test_fields_of_a_job_are_documented():
     assert f'    {field.name}: ' in train.Job.__doc__
 
 
-def test_the_host_is_not_far_ahead_of_the_device(tmp_path):
+@pytest.mark.parametrize('steps_per_call, least', [(1, 8), (4, 2), (20, 1)])
+def test_the_host_is_not_far_ahead_of_the_device(
+  steps_per_call, least, tmp_path
+):
   waiting, most = [], 0
-  job = _job(total_steps=80, log_every_steps=80, eval_every_steps=80)
+  job = _job(
+    total_steps=80,
+    log_every_steps=80,
+    eval_every_steps=80,
+    steps_per_call=steps_per_call,
+  )
   step = job.step
 
   class Ahead:
@@ -583,5 +749,6 @@ def test_the_host_is_not_far_ahead_of_the_device(tmp_path):
   train.fit(dataclasses.replace(job, step=Ahead()), str(tmp_path))
   # A device that is quick never waits, and 32 in flight make XLA's CPU client
   # stand still where steps have collectives.
-  assert 8 <= most < 32
+  assert least <= most
+  assert (most - 1) * steps_per_call < 32
   assert not waiting

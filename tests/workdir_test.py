@@ -20,6 +20,7 @@ def _config(**overrides) -> ConfigDict:
       'seed': 3,
       'order': ('mask', 'crop'),
       'log_every_steps': 50,
+      'steps_per_call': 1,
       'dataset': {'name': 'ml1m', 'path': '/a', 'expect_official': True},
     }
   )
@@ -108,7 +109,9 @@ class TestCheckConfig:
   def test_what_does_not_change_the_result_may_change(self, tmp_path):
     workdir.check_config(_config(), str(tmp_path))
     (tmp_path / 'checkpoints').mkdir()
-    changed = _config(log_every_steps=7, **{'dataset.path': '/b'})
+    changed = _config(
+      log_every_steps=7, steps_per_call=7, **{'dataset.path': '/b'}
+    )
     workdir.check_config(changed, str(tmp_path))
     assert workdir.read_config(str(tmp_path)).log_every_steps == 7
 
