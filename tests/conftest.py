@@ -14,8 +14,14 @@ os.environ['XLA_FLAGS'] = (
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
+import signal
+
 import jax
 import pytest
+
+# A shell has what it runs in the background ignore it, and so would the jobs
+# that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A silently broadcast axis is a mistake.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
