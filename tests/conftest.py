@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 # Before JAX starts. Tests compile far more than they compute.
 os.environ['XLA_FLAGS'] = (
@@ -13,8 +14,6 @@ os.environ['XLA_FLAGS'] = (
 )
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-
-import signal
 
 import jax
 import pytest
