@@ -2,6 +2,7 @@
 
 import io
 import sys
+import types
 
 import pytest
 from absl import flags, logging
@@ -253,6 +254,7 @@ class _Number:
 
 def test_the_loop_counts_finished_steps_without_waiting():
   run = object.__new__(train._Run)
+  run._job = types.SimpleNamespace(step=types.SimpleNamespace(steps_per_call=1))
   # Steps 8, 9 and 10; the device works in order.
   run._pending = [(_Number(ready), None) for ready in (True, False, False)]
   run._num_ready, run._step = 0, 10

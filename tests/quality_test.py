@@ -19,7 +19,6 @@ def test_barlow_twins_closes_a_third_of_the_gap_to_the_oracle(tmp_path):
     [
       *(sys.executable, '-m', 'bt4rec.main', f'--workdir={tmp_path}'),
       *(f'--config.study.rows={_ROWS}', f'--config.study.seeds={_SEEDS}'),
-      '--config.study.processes=2',
     ],
     env=environment,
     check=True,
