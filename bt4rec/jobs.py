@@ -99,10 +99,6 @@ def _after_downstream(
   return following
 
 
-def _study(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
-  return study.run(config, directory, dataset)
-
-
 def _after_study(
   config: ConfigDict, directory: str, dataset: SequenceDataset
 ) -> dict[str, str]:
@@ -126,10 +122,6 @@ def _after_study(
   return following
 
 
-def _tune(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
-  return tune.run(config, directory, dataset)
-
-
 def _after_tune(
   config: ConfigDict, directory: str, dataset: SequenceDataset
 ) -> dict[str, str]:
@@ -139,14 +131,14 @@ def _after_tune(
 
 _JOBS = {
   'pretrain': _Job(_pretrain, _after_pretrain),
-  'study': _Job(_study, _after_study),
-  'tune': _Job(_tune, _after_tune),
+  'study': _Job(study.run, _after_study),
+  'tune': _Job(tune.run, _after_tune),
 }
 
 
-# The fields of the config group `encoder` that the bag of items reads.
 # Their encoder settings may be meant for some rows alone.
 _OF_MANY_ROWS = (_JOBS['study'], _JOBS['tune'])
+# The fields of the config group `encoder` that the bag of items reads.
 _BAG_READS = ('name', 'dim', 'features')
 
 
