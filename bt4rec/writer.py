@@ -7,6 +7,7 @@ import time
 from bt4rec import embedding_projector
 from bt4rec import workdir as workdir_lib
 from bt4rec.embedding_projector import Points
+from bt4rec.event_file import EventFile
 
 
 class MetricsWriter:
@@ -30,11 +31,8 @@ class MetricsWriter:
     self._file = open(path, 'a')
     self._events = None
     if tensorboard:
-      import tensorboardX  # Slow to import; not needed by every command.
-
-      self._events = tensorboardX.SummaryWriter(
-        os.path.join(workdir, 'tensorboard'), purge_step=step + 1
-      )
+      self._directory = os.path.join(workdir, 'tensorboard')
+      self._events = EventFile(self._directory, purge_step=step + 1)
 
   def write(self, step: int, metrics: dict) -> None:
     """Writes numbers and short texts under their names.
@@ -53,9 +51,10 @@ class MetricsWriter:
       return
     for name, value in metrics.items():
       if isinstance(value, str):
-        self._events.add_text(name, value, step)
+        self._events.text(name, value, step)
       else:
-        self._events.add_scalar(name, value, step)
+        self._events.scalar(name, value, step)
+    self._events.flush()
 
   def write_points(self, step: int, points: dict[str, Points]) -> None:
     """Gives TensorBoard embeddings: histograms of all, the newest as points.
@@ -67,11 +66,13 @@ class MetricsWriter:
     if self._events is None:
       return
     for name, shown in points.items():
-      self._events.add_histogram(f'embeddings/{name}', shown.vectors, step)
-    embedding_projector.write(self._events.logdir, points)
+      self._events.histogram(f'embeddings/{name}', shown.vectors, step)
+    embedding_projector.write(self._directory, points)
 
   def close(self) -> None:
     """Writes what is left."""
-    self._file.close()
-    if self._events is not None:
-      self._events.close()
+    try:
+      self._file.close()
+    finally:
+      if self._events is not None:
+        self._events.close()

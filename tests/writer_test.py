@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -54,6 +56,21 @@ class TestMetricsWriter:
       if value.tag == 'loss'
     ]
     assert scalars == [(5, 0.25), (10, 0.125)]
+
+  def test_a_full_disk_shows_in_the_call_that_meets_it(self, tmp_path):
+    threads = threading.active_count()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = MetricsWriter(str(tmp_path), -1)
+    # The line fits; the events meet the limit.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+      with pytest.raises(OSError, match='File too large'):
+        writer.write(0, {'health': 'x' * 9_900})
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    # Nothing is left that would meet it again at exit.
+    assert threading.active_count() == threads
+    writer.close()
 
   def test_histograms_count_every_number(self, tmp_path):
     vectors = np.array([[-1.0, 2.0], [3.0, 4.0], [5.0, -6.0]], np.float32)
