@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bt4rec import positions
+from bt4rec.dropout import Dropout
 
 # Name in the config -> norm before each part of a block and at the end. They
 # compute in float32 whatever the dtype of the matrix products. RMSNorm: Zhang
@@ -97,10 +98,14 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
     """`x` [batch, length, dim], `mask` broadcast to [batch, 1, query, key]."""
-    dim = x.shape[-1]
+    *shape, dim = x.shape
+    # The products here and in the MLP are of matrices: of a three-dimensional
+    # input, XLA transposes what the gradient of the weights is made of first.
     qkv = nn.DenseGeneral(
       (3, self.num_heads, dim // self.num_heads), dtype=self.dtype, name='qkv'
-    )(x)  # [batch, length, 3, num_heads, head_dim]
+    )(x.reshape(-1, dim))
+    qkv = qkv.reshape(*shape, *qkv.shape[1:])
+    # [batch, length, 3, num_heads, head_dim]
     query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
     bias = None
     if self.positions == 'rotary':
@@ -117,8 +122,8 @@ class Attention(nn.Module):
         query, key, value, bias=bias, mask=mask, implementation='xla'
       )
     return nn.DenseGeneral(dim, axis=(-2, -1), dtype=self.dtype, name='out')(
-      mixed
-    )
+      mixed.reshape(-1, *mixed.shape[2:])
+    ).reshape(*shape, dim)
 
 
 class Block(nn.Module):
@@ -149,9 +154,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
     """[batch, length, dim] -> [batch, length, dim]."""
-    drop = functools.partial(
-      nn.Dropout(self.dropout, deterministic=not train).__call__
-    )
+    drop = Dropout(self.dropout)
     norm = NORMS[self.norm]
     attend = Attention(
       self.num_heads,
@@ -161,7 +164,8 @@ class Block(nn.Module):
       self.attention,
       name='attention',
     )
-    x = x + drop(attend(norm(name='attention_norm')(x), mask))
+    x = x + drop(attend(norm(name='attention_norm')(x), mask), train)
     width = x.shape[-1] * self.mlp_ratio
-    y = MLPS[self.mlp](norm(name='mlp_norm')(x), width, self.dtype)
-    return x + drop(y)
+    y = norm(name='mlp_norm')(x).reshape(-1, x.shape[-1])
+    y = MLPS[self.mlp](y, width, self.dtype)
+    return x + drop(y.reshape(x.shape), train)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from bt4rec import blocks, features, mesh, packing
 from bt4rec.datasets import Catalogue
+from bt4rec.dropout import Dropout
 from bt4rec.errors import InputError, choose
 from bt4rec.features import ItemCategories, SideFeatures
 
@@ -117,7 +118,7 @@ class TransformerEncoder(nn.Module):
       self.class_embedding = self.param(
         'class_embedding', _EMBEDDING_INIT, (self.dim,)
       )
-    self.drop = nn.Dropout(self.dropout)
+    self.drop = Dropout(self.dropout)
     self.blocks = [
       blocks.Block(
         self.num_heads,
@@ -233,7 +234,7 @@ class TransformerEncoder(nn.Module):
   def _transform(self, arrays, train):
     """Inputs of the blocks with the segments of their rows -> outputs."""
     x, query, key = arrays
-    x = self.drop(x, deterministic=not train)
+    x = self.drop(x, train)
     mask = (query[:, :, None] == key[:, None, :])[:, None]
     if self.causal:
       mask = mask & jnp.tril(jnp.ones(2 * x.shape[1:2], bool))[None, None]

@@ -17,7 +17,7 @@ import jax
 
 # What the name of an operation contains -> its part; the first that fits.
 _PARTS = (
-  ('bernoulli', 'dropout'),
+  ('/drop/', 'dropout'),
   ('Dropout', 'dropout'),
   ('item_table', 'item table'),
   ('projector', 'projector'),
