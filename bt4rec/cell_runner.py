@@ -185,7 +185,9 @@ def run_unit(
 
 def _run_cell(config, cell, directory, dataset, cache) -> str:
   """Runs one job to its end; returns what to say of it."""
-  derived = grid.cell_config(config, cell, directory)
+  derived = downstream.with_own_encoder(
+    grid.cell_config(config, cell, directory)
+  )
   path = os.path.join(directory, cell.directory)
   with workdir.locked(path):
     workdir.check_config(derived, path)

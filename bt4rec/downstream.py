@@ -109,6 +109,32 @@ def run(
   }
 
 
+def with_own_encoder(config: ConfigDict) -> ConfigDict:
+  """Returns the config with the encoder that the job trains.
+
+  A fine-tuning goes on with that of its pre-training; its workdir must say so,
+  since the encoder is loaded from there.
+
+  Args:
+    config: A whole config.
+
+  Raises:
+    InputError: If the pre-training has no config.
+  """
+  if config.task not in tasks.TASKS or config.protocol != 'finetune':
+    return config
+  if not config.init_from:
+    return config  # Refused with its own sentence.
+  source = workdir.read_config(config.init_from)
+  own = config.copy_and_resolve_references()
+  own.update({field: source[field] for field in _OF_ENCODER})
+  return own
+
+
+# What `encoders.from_config` reads.
+_OF_ENCODER = ('encoder', 'max_length', 'compute_dtype')
+
+
 def _warn_of_unfinished(config: ConfigDict) -> None:
   """Says that a pre-training goes on, or broke off, unless a step is named."""
   # The card is what a pre-training writes last.

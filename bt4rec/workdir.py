@@ -88,7 +88,7 @@ def check_config(config: ConfigDict, workdir: str) -> None:
     changes = sorted(
       f'{key} was {_flatten(before).get(key)!r}, is {value!r}'
       for key, value in _flatten(now).items()
-      if _flatten(before).get(key) != value and not _is_free(key)
+      if _flatten(before).get(key) != value and not is_free(key)
     )
     if changes:
       raise InputError(
@@ -232,7 +232,8 @@ def _flatten(tree: dict, prefix: str = '') -> dict:
   return flat
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
+  """Whether no result depends on a field of the config."""
   return any(key == free or key.startswith(f'{free}.') for free in _FREE_KEYS)
 
 

@@ -13,6 +13,7 @@ from bt4rec import (
   encode,
   encoders,
   evaluate,
+  jobs,
   pretrain,
   protocols,
   splits,
@@ -185,6 +186,22 @@ def test_a_probe_learns_what_the_embedding_shows(
   assert (
     probe['metrics']['accuracy@1'] > majority['metrics']['accuracy@1'] + 0.05
   )
+
+
+def test_a_fine_tuned_encoder_is_loaded_as_what_it_was_trained_as(
+  dataset, predicting, tmp_path
+):
+  # Causal, as no field of its own config says.
+  config = small_config('next_item', protocol='finetune', init_from=predicting)
+  jobs.run(config, str(tmp_path))
+  before, after = map(encode.load_encoder, (predicting, str(tmp_path)))
+  assert after.module == before.module and after.module.causal
+  line = workdir.read_lines(f'{tmp_path}/results.jsonl')[0]
+  task = tasks.make_task('next_item', dataset, 0)
+  numbers, _ = evaluate.evaluate_scorer(
+    after.require_scorer(), task, task.test(), True
+  )
+  assert numbers['ndcg@10'] == pytest.approx(line['metrics']['ndcg@10'])
 
 
 def test_test_examples_are_not_made_before_the_selection(

@@ -303,6 +303,13 @@ class TestRun:
     study.run(config, directory, None)
     assert not ran
 
+  def test_a_fine_tuning_has_the_encoder_of_its_row(self, fake_jobs, tmp_path):
+    config = _config(rows=('other',), finetune=('other',), seeds=(3,))
+    config.study.pretrainings.other.encoder = {'dim': 24}
+    study.run(config, str(tmp_path), None)
+    cell = tmp_path / 'cells' / 'next_category-finetune-other-1.0-3'
+    assert workdir.read_config(str(cell)).encoder.dim == 24
+
   def test_a_line_cut_by_a_kill_is_run_again(self, fake_jobs, tmp_path):
     ran, _ = fake_jobs
     study.run(_config(), str(tmp_path), None)
