@@ -86,6 +86,10 @@ def test_every_protocol_runs_on_every_task(
   assert np.isfinite(list(result['metrics'].values())).all()
   assert set(result['validation']) == set(result['metrics'])
   assert result['split_fingerprint'] == splits.fingerprint(dataset)
+  assert (result['split_seed'], result['exclude_seen']) == (0, True)
+  assert result['category_fingerprint'] == splits.category_fingerprint(
+    dataset.catalogue
+  )
 
 
 @pytest.fixture(scope='module')
@@ -283,6 +287,15 @@ def test_refuses_a_checkpoint_of_another_split(pretrained, tmp_path):
   config.dataset.synthetic.seed = 1
   with pytest.raises(InputError, match='fingerprint'):
     downstream.run(config, str(tmp_path), datasets.load(config.dataset))
+
+
+def test_refuses_a_checkpoint_of_another_split_of_the_users(
+  dataset, pretrained, tmp_path
+):
+  config = small_config('next_item', init_from=pretrained['shared'])
+  config.split_seed = 1
+  with pytest.raises(InputError, match='split_seed=0, or pre-train'):
+    downstream.run(config, str(tmp_path), dataset)
 
 
 @pytest.mark.parametrize(
