@@ -17,6 +17,7 @@ from bt4rec import (
   model_card,
   pretrain,
   processes,
+  provenance,
   report,
   study,
   summary,
@@ -155,6 +156,8 @@ def run(config: ConfigDict, directory: str) -> str:
   Raises:
     InputError: If the config or the data are not valid.
   """
+  # Of the code that was loaded, before the checkout can change.
+  provenance.commit()
   # Looked up now, so that a task added by the caller is one too.
   tasks = dict.fromkeys(TASKS, _Job(_downstream, _after_downstream))
   job = choose('task', config.task, {**_JOBS, **tasks})
