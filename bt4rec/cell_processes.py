@@ -13,7 +13,7 @@ from multiprocessing import connection
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import cell_runner, command, datasets
+from bt4rec import cell_runner, command, datasets, provenance
 from bt4rec.grid import Cell
 
 # Seconds without an end of a cell after which progress is shown.
@@ -119,6 +119,7 @@ class _Worker:
 
 def _work(config, directory, unit, channel, log, slot, processes) -> None:
   """What a process does."""
+  provenance.commit()  # It has loaded the code anew.
   threading.Thread(target=_end_with_parent, daemon=True).start()
   # The keyboard interrupts the parent too, which then says what to do.
   signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -16,7 +16,15 @@ from typing import NamedTuple
 from absl import logging
 from ml_collections import ConfigDict
 
-from bt4rec import downstream, grid, pretrain, result_lines, supervised, workdir
+from bt4rec import (
+  downstream,
+  grid,
+  pretrain,
+  result_lines,
+  supervised,
+  unread,
+  workdir,
+)
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import (
   InputError,
@@ -72,8 +80,8 @@ def run_cells(
     The cells that failed.
 
   Raises:
-    InputError: If the number of processes is not valid, or a pre-training
-      there is was made with another config.
+    InputError: If the number of processes is not valid, or what is finished
+      was made with another config.
   """
   processes = config.study.processes
   if processes < 1:
@@ -81,9 +89,8 @@ def run_cells(
   results = os.path.join(directory, 'results.jsonl')
   # A line cut by a kill is dropped, its cell run again.
   workdir.keep_lines(results, lambda line: True)
-  seconds = {
-    downstream.cell_name(line): line['wall_seconds']
-    for line in workdir.read_lines(results)
+  lines = {
+    downstream.cell_name(line): line for line in workdir.read_lines(results)
   }
   progress = _Progress(config, cells, processes)
   left: dict[str, list[Cell]] = {}
@@ -93,7 +100,7 @@ def run_cells(
       if cell.kind == 'pretrain':
         done = _pretraining_seconds(config, cell, directory)
       else:
-        done = seconds.get(cell.name)
+        done = _evaluation_seconds(config, cell, lines, results)
       if done is None:
         missing.append(cell)
       else:
@@ -185,7 +192,9 @@ def run_unit(
 
 def _run_cell(config, cell, directory, dataset, cache) -> str:
   """Runs one job to its end; returns what to say of it."""
-  derived = grid.cell_config(config, cell, directory)
+  derived = downstream.with_own_encoder(
+    grid.cell_config(config, cell, directory)
+  )
   path = os.path.join(directory, cell.directory)
   with workdir.locked(path):
     workdir.check_config(derived, path)
@@ -196,6 +205,7 @@ def _run_cell(config, cell, directory, dataset, cache) -> str:
       workdir.write_atomically(os.path.join(path, 'done'), seconds)
       return 'done'
     result = downstream.run(derived, path, dataset, cache)
+    result['settings'] = _settings(config, cell)
     downstream.write_result(directory, result)
     if cell.kind == 'probe':
       # Heads are cheap to train again and many.
@@ -215,6 +225,23 @@ def _pretraining_seconds(config, cell, directory) -> float | None:
   with open(done) as f:
     # Nothing in it where an older version wrote it.
     return float(f.read() or 0)
+
+
+def _evaluation_seconds(config, cell, lines, path) -> float | None:
+  """How long a finished evaluation took, None if it is not finished."""
+  line = lines.get(cell.name)
+  if line is None:
+    return None
+  # An older version did not say.
+  if 'settings' in line:
+    what = f'{cell.name} in {path}'
+    workdir.check_same(line['settings'], _settings(config, cell), what)
+  return line['wall_seconds']
+
+
+def _settings(config, cell) -> dict:
+  """What the result of a cell depends on, wherever the study lies."""
+  return unread.settings(grid.cell_config(config, cell, ''))
 
 
 class _Progress:

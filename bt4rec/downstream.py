@@ -102,11 +102,40 @@ def run(
     'num_train': 0 if config.protocol == 'direct' else outcome.num_train,
     'num_test': len(outcome.outcomes),
     'split_fingerprint': splits.fingerprint(dataset),
+    'split_seed': config.split_seed,
+    'category_fingerprint': splits.category_fingerprint(dataset.catalogue),
+    'exclude_seen': config.exclude_seen,
     'inductive': config.inductive,
     **provenance.describe(),
     'wall_seconds': round(time.monotonic() - start, 2),
     'outcomes': outcome.outcomes,
   }
+
+
+def with_own_encoder(config: ConfigDict) -> ConfigDict:
+  """Returns the config with the encoder that the job trains.
+
+  A fine-tuning goes on with that of its pre-training; its workdir must say so,
+  since the encoder is loaded from there.
+
+  Args:
+    config: A whole config.
+
+  Raises:
+    InputError: If the pre-training has no config.
+  """
+  if config.task not in tasks.TASKS or config.protocol != 'finetune':
+    return config
+  if not config.init_from:
+    return config  # Refused with its own sentence.
+  source = workdir.read_config(config.init_from)
+  own = config.copy_and_resolve_references()
+  own.update({field: source[field] for field in _OF_ENCODER})
+  return own
+
+
+# What `encoders.from_config` reads.
+_OF_ENCODER = ('encoder', 'max_length', 'compute_dtype')
 
 
 def _warn_of_unfinished(config: ConfigDict) -> None:

@@ -6,9 +6,10 @@ each varied alone around the grid's own setting.
 """
 
 import dataclasses
+import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
@@ -198,6 +199,7 @@ def cell_config(config: ConfigDict, cell: Cell, directory: str) -> ConfigDict:
     derived.task = cell.task
     derived.protocol = cell.kind
     derived.label_fraction = cell.label_fraction
+    derived.init_from = ''
     if cell.objective in study.encoders:
       derived.init_from = study.encoders[cell.objective]
     elif cell.source:
@@ -207,6 +209,26 @@ def cell_config(config: ConfigDict, cell: Cell, directory: str) -> ConfigDict:
     if _STAGES[axis.stage] == (cell.kind == 'pretrain'):
       derived.update(axis.settings[cell.setting])
   return derived
+
+
+def parts(config: ConfigDict) -> list[Callable[[ConfigDict], ConfigDict]]:
+  """What gives the configs of the cells, of such a config as this.
+
+  Args:
+    config: The whole config of a study.
+
+  Returns:
+    A function of a config for each cell; cells that differ in seed and label
+    fraction alone have one.
+  """
+  kinds = {
+    (cell.kind, cell.objective, cell.task, cell.variant): cell
+    for cell in cells(config)
+  }
+  return [
+    functools.partial(cell_config, cell=cell, directory='')
+    for cell in kinds.values()
+  ]
 
 
 def units(grid: Sequence[Cell]) -> dict[str, list[Cell]]:

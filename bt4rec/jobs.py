@@ -13,13 +13,16 @@ from bt4rec import (
   datasets,
   downstream,
   encoders,
+  grid,
   model_card,
   pretrain,
   processes,
+  provenance,
   report,
   study,
   summary,
   tune,
+  unread,
   workdir,
 )
 from bt4rec.datasets import SequenceDataset
@@ -34,10 +37,14 @@ class _Job:
   Attributes:
     run: Config, workdir, dataset -> the text to show.
     following: The same -> what for -> the next command.
+    parts: Config -> what gives the config of each job it asks for.
   """
 
   run: Callable[[ConfigDict, str, SequenceDataset], str]
   following: Callable[[ConfigDict, str, SequenceDataset], dict[str, str]]
+  parts: Callable[[ConfigDict], list[Callable[[ConfigDict], ConfigDict]]] = (
+    lambda config: [lambda config: config]
+  )
 
 
 def _pretrain(
@@ -131,35 +138,9 @@ def _after_tune(
 
 _JOBS = {
   'pretrain': _Job(_pretrain, _after_pretrain),
-  'study': _Job(study.run, _after_study),
-  'tune': _Job(tune.run, _after_tune),
+  'study': _Job(study.run, _after_study, grid.parts),
+  'tune': _Job(tune.run, _after_tune, tune.parts),
 }
-
-
-# Their encoder settings may be meant for some rows alone.
-_OF_MANY_ROWS = (_JOBS['study'], _JOBS['tune'])
-# The fields of the config group `encoder` that the bag of items reads.
-_BAG_READS = ('name', 'dim', 'features')
-
-
-def _check_encoder(config: ConfigDict) -> None:
-  """Refuses settings that the bag of items would ignore."""
-  # Not above: whoever only loads an encoder may have another package `configs`.
-  from configs import base
-
-  if config.encoder.name != 'bag_of_items':
-    return
-  defaults = base.get_config().encoder
-  unread = [
-    f'encoder.{key}={value!r}'
-    for key, value in config.encoder.items()
-    if key not in _BAG_READS and value != defaults[key]
-  ]
-  if unread:
-    raise InputError(
-      f'{" and ".join(unread)} would be ignored by encoder.name=bag_of_items, '
-      f'a plain mean; leave it out, or use encoder.name=transformer.'
-    )
 
 
 def run(config: ConfigDict, directory: str) -> str:
@@ -175,12 +156,13 @@ def run(config: ConfigDict, directory: str) -> str:
   Raises:
     InputError: If the config or the data are not valid.
   """
+  # Of the code that was loaded, before the checkout can change.
+  provenance.commit()
   # Looked up now, so that a task added by the caller is one too.
   tasks = dict.fromkeys(TASKS, _Job(_downstream, _after_downstream))
   job = choose('task', config.task, {**_JOBS, **tasks})
   encoders.check_device(config)
-  if job not in _OF_MANY_ROWS:
-    _check_encoder(config)
+  unread.check(config, job.parts(config))
   if jax.process_count() > 1 and config.task != 'pretrain':
     raise InputError(
       f'task={config.task} runs in one process; start it without '
@@ -189,6 +171,7 @@ def run(config: ConfigDict, directory: str) -> str:
   with contextlib.ExitStack() as stack:
     if processes.is_first():
       stack.enter_context(workdir.locked(directory))
+      config = downstream.with_own_encoder(config)
       workdir.check_config(config, directory)
       dataset = datasets.load(config.dataset)
     # The others find the records made, where they share a disk.

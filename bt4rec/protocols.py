@@ -44,7 +44,7 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
 
   Raises:
     InputError: If the checkpoint has seen events the task holds out, or was
-      made from another split.
+      made from other data or another split of the users.
   """
   if not config.init_from:
     return encode.random_encoder(config, task.dataset.catalogue, config.seed)
@@ -58,6 +58,15 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
   splits.check_fingerprint(
     meta['split_fingerprint'], task.dataset, config.init_from
   )
+  # Its validation users, and with `inductive` those it has not seen, are some
+  # of this split's test users otherwise.
+  split_seed = meta.get('split_seed', config.split_seed)
+  if split_seed != config.split_seed:
+    raise InputError(
+      f'the checkpoint in {config.init_from} was made with '
+      f'split_seed={split_seed}, and the config has {config.split_seed}; give '
+      f'--config.split_seed={split_seed}, or pre-train again.'
+    )
   categories = encoder.module.categories
   catalogue = task.dataset.catalogue
   if categories and categories != features.ItemCategories(catalogue):

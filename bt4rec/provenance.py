@@ -1,5 +1,6 @@
 """Where a result came from: commit, versions, device, command."""
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -18,18 +19,28 @@ _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 def describe() -> dict:
   """Returns `commit`, `versions`, `device` and `command` of this process.
 
-  The commit carries '+dirty' where the tree has changes. Outside of a git
+  The commit carries '+dirty' where the tree had changes. Outside of a git
   checkout it is the one that pip installed from a git URL, or 'unknown'. The
   command is '' where it is not one of ours.
   """
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   devices = jax.devices()
   return {
-    'commit': _commit(),
+    'commit': commit(),
     'versions': {'python': platform.python_version(), **versions},
     'device': f'{len(devices)} x {devices[0].device_kind}',
     'command': _command(),
   }
+
+
+@functools.cache
+def commit() -> str:
+  """The commit of the code when this was first asked for.
+
+  Jobs ask when they start: a study goes on for days, with the code it was
+  started with, whatever is done to the checkout meanwhile.
+  """
+  return _commit()
 
 
 def _command() -> str:

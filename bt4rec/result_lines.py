@@ -255,9 +255,13 @@ def _check_comparable(lines: list[dict]) -> None:
   dataset = lines[0]['dataset']
   for key, remedy in (
     ('split_fingerprint', 'report the data separately'),
+    ('category_fingerprint', 'report the data separately'),
+    ('split_seed', 'report the splits separately'),
+    ('exclude_seen', 'report the two settings separately'),
     ('inductive', 'report the two settings separately'),
   ):
-    values = {line[key] for line in lines}
+    # A line of an older version does not say all; it is no evidence.
+    values = {line[key] for line in lines if key in line}
     if len(values) > 1:
       raise InputError(
         f'the results on {dataset} have different values of {key} '

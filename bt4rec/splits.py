@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bt4rec.datasets.sequences import SequenceDataset
+from bt4rec.datasets.sequences import Catalogue, SequenceDataset
 from bt4rec.errors import InputError, choose
 
 # A history shorter than this has no favourite category to hold out.
@@ -119,6 +119,20 @@ def fingerprint(dataset: SequenceDataset) -> str:
     digest.update(b'\0')
   for _, _, position in _held_out_blocks(dataset):
     digest.update(position.astype('<i8').tobytes())
+  return digest.hexdigest()[:16]
+
+
+def category_fingerprint(catalogue: Catalogue) -> str:
+  """Hash of the categories of every item, which labels are made of.
+
+  Returns:
+    16 hexadecimal digits.
+  """
+  digest = hashlib.sha256('\n'.join(catalogue.category_names).encode())
+  digest.update(b'\0')
+  digest.update('\n'.join(map(str, catalogue.item_ids.tolist())).encode())
+  for array in (catalogue.category_offsets, catalogue.category_values):
+    digest.update(array.astype('<i8').tobytes())
   return digest.hexdigest()[:16]
 
 

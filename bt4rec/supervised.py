@@ -229,6 +229,7 @@ def _make_job(setting: Setting, model: Model, validate) -> train.Job:
       'task': task.name,
       'protocol': config.protocol,
       'split_fingerprint': splits.fingerprint(task.dataset),
+      'split_seed': config.split_seed,
       'pretrain_scope': 'shared' if task.is_user_level else 'leave_two_out',
       'inductive': config.inductive,
       **model.meta,

@@ -5,6 +5,7 @@ so a search is a study whose rows are its trials. The number of trials and of
 steps is the same whatever is searched, and no trial is cut short.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -116,16 +117,8 @@ def run(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
     raise InputError(
       'a search is judged on validation; leave evaluate_test=False.'
     )
-  drawn = {
-    f'{search.row}-{trial}': draw(search.space.to_dict(), search.seed, trial)
-    for trial in range(search.num_trials)
-  }
-  study = config.copy_and_resolve_references()
-  with study.unlocked():
-    study.study.pretrainings = ConfigDict(
-      {name: _merged(search.base, values) for name, values in drawn.items()}
-    )
-  study.study.rows = ('majority', *drawn)
+  drawn = _draw_all(config)
+  study = _make_study(config)
   errors: dict[str, str] = {}
 
   def note(event: cell_runner.Event) -> None:
@@ -145,6 +138,42 @@ def run(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
     f'the report of the others is {path}',
   )
   return text
+
+
+def _draw_all(config: ConfigDict) -> dict[str, dict]:
+  """Name of each trial -> its settings."""
+  search = config.tune
+  return {
+    f'{search.row}-{trial}': draw(search.space.to_dict(), search.seed, trial)
+    for trial in range(search.num_trials)
+  }
+
+
+def _make_study(config: ConfigDict) -> ConfigDict:
+  """The study whose rows are the trials."""
+  drawn = _draw_all(config)
+  study = config.copy_and_resolve_references()
+  with study.unlocked():
+    study.study.pretrainings = ConfigDict(
+      {
+        name: _merged(config.tune.base, values)
+        for name, values in drawn.items()
+      }
+    )
+  study.study.rows = ('majority', *drawn)
+  return study
+
+
+def parts(config: ConfigDict) -> list[Callable[[ConfigDict], ConfigDict]]:
+  """As `grid.parts`, of the config of a search."""
+
+  def of_search(part: Callable, config: ConfigDict) -> ConfigDict:
+    return part(_make_study(config))
+
+  return [
+    functools.partial(of_search, part)
+    for part in grid.parts(_make_study(config))
+  ]
 
 
 def _merged(base: ConfigDict, values: dict) -> ConfigDict:

@@ -84,18 +84,33 @@ def check_config(config: ConfigDict, workdir: str) -> None:
   now = json.loads(config.to_json_best_effort())
   # What refused a job has a remedy, which often is another value.
   if os.path.exists(path) and _has_outcome(workdir):
-    before = read_config(workdir).to_dict()
-    changes = sorted(
-      f'{key} was {_flatten(before).get(key)!r}, is {value!r}'
-      for key, value in _flatten(now).items()
-      if _flatten(before).get(key) != value and not _is_free(key)
-    )
-    if changes:
-      raise InputError(
-        f'{workdir} was made with another config: {"; ".join(changes)}; use '
-        f'the same values, or another --workdir.'
-      )
+    before = _flatten(read_config(workdir).to_dict())
+    given = {k: v for k, v in _flatten(now).items() if not is_free(k)}
+    check_same({key: before.get(key) for key in given}, given, workdir)
   write_atomically(path, json.dumps(now, indent=2, sort_keys=True) + '\n')
+
+
+def check_same(before: dict, now: dict, what: str) -> None:
+  """Checks that what is there was made with the values of now.
+
+  Args:
+    before: Dotted field -> value it was made with.
+    now: The same of this run; may have more fields.
+    what: What is there, for the text.
+
+  Raises:
+    InputError: If a value differs.
+  """
+  changes = sorted(
+    f'{field} was {value!r}, is {now.get(field)!r}'
+    for field, value in before.items()
+    if now.get(field) != value
+  )
+  if changes:
+    raise InputError(
+      f'{what} was made with another config: {"; ".join(changes)}; use the '
+      f'same values, or another --workdir.'
+    )
 
 
 def _has_outcome(workdir: str) -> bool:
@@ -232,7 +247,8 @@ def _flatten(tree: dict, prefix: str = '') -> dict:
   return flat
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
+  """Whether no result depends on a field of the config."""
   return any(key == free or key.startswith(f'{free}.') for free in _FREE_KEYS)
 
 

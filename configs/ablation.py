@@ -119,6 +119,7 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   config = study.get_config(dataset)
   config.objective = 'barlow_twins'
   config.evaluate_test = False
+  config.cold_start = ()
   variants = SETS[presets.pick('set', name or 'grid', SETS)]()
   config.study.pretrainings = ConfigDict(variants)
   config.study.rows = ('random', *variants)

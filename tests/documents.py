@@ -94,8 +94,8 @@ _TRAINING = {
   'optimizer.warmup_steps': 1,
   'encoder.dim': 16,
   'encoder.num_layers': 1,
-  'barlow_twins.projector': (16, 16),
 }
+_PROJECTOR = {'barlow_twins.projector': (16, 16)}
 _PROTOCOLS = {
   f'study.protocols.{protocol}.{key}': _TRAINING[key]
   for protocol in ('probe', 'finetune', 'scratch')
@@ -108,6 +108,7 @@ _PROTOCOLS = {
 }
 _STUDY = {
   **_TRAINING,
+  **_PROJECTOR,
   **_PROTOCOLS,
   'study.tasks': ('next_category',),
   'study.label_fractions': (1.0,),

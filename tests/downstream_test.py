@@ -13,6 +13,7 @@ from bt4rec import (
   encode,
   encoders,
   evaluate,
+  jobs,
   pretrain,
   protocols,
   splits,
@@ -85,6 +86,10 @@ def test_every_protocol_runs_on_every_task(
   assert np.isfinite(list(result['metrics'].values())).all()
   assert set(result['validation']) == set(result['metrics'])
   assert result['split_fingerprint'] == splits.fingerprint(dataset)
+  assert (result['split_seed'], result['exclude_seen']) == (0, True)
+  assert result['category_fingerprint'] == splits.category_fingerprint(
+    dataset.catalogue
+  )
 
 
 @pytest.fixture(scope='module')
@@ -187,6 +192,22 @@ def test_a_probe_learns_what_the_embedding_shows(
   )
 
 
+def test_a_fine_tuned_encoder_is_loaded_as_what_it_was_trained_as(
+  dataset, predicting, tmp_path
+):
+  # Causal, as no field of its own config says.
+  config = small_config('next_item', protocol='finetune', init_from=predicting)
+  jobs.run(config, str(tmp_path))
+  before, after = map(encode.load_encoder, (predicting, str(tmp_path)))
+  assert after.module == before.module and after.module.causal
+  line = workdir.read_lines(f'{tmp_path}/results.jsonl')[0]
+  task = tasks.make_task('next_item', dataset, 0)
+  numbers, _ = evaluate.evaluate_scorer(
+    after.require_scorer(), task, task.test(), True
+  )
+  assert numbers['ndcg@10'] == pytest.approx(line['metrics']['ndcg@10'])
+
+
 def test_test_examples_are_not_made_before_the_selection(
   dataset, pretrained, tmp_path, monkeypatch
 ):
@@ -266,6 +287,15 @@ def test_refuses_a_checkpoint_of_another_split(pretrained, tmp_path):
   config.dataset.synthetic.seed = 1
   with pytest.raises(InputError, match='fingerprint'):
     downstream.run(config, str(tmp_path), datasets.load(config.dataset))
+
+
+def test_refuses_a_checkpoint_of_another_split_of_the_users(
+  dataset, pretrained, tmp_path
+):
+  config = small_config('next_item', init_from=pretrained['shared'])
+  config.split_seed = 1
+  with pytest.raises(InputError, match='split_seed=0, or pre-train'):
+    downstream.run(config, str(tmp_path), dataset)
 
 
 @pytest.mark.parametrize(

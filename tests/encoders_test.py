@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import encoders, heads, jobs, projector
+from bt4rec import encoders, heads, projector
 from bt4rec.errors import InputError
 from configs import base
 
@@ -394,18 +394,6 @@ class TestBagOfItems:
     np.testing.assert_allclose(
       _embed(module, params, rows), expected, rtol=1e-5, atol=1e-6
     )
-
-  def test_refuses_what_it_would_ignore(self):
-    config = base.get_config()
-    config.encoder.update({'name': 'bag_of_items', 'dim': 7})
-    jobs._check_encoder(config)
-    config.encoder.update({'norm': 'rms_norm', 'num_layers': 5})
-    with pytest.raises(InputError) as error:
-      jobs._check_encoder(config)
-    for text in ("encoder.norm='rms_norm'", 'encoder.num_layers=5'):
-      assert text in str(error.value)
-    config.encoder.name = 'transformer'
-    jobs._check_encoder(config)
 
 
 class TestProjector:

@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
-from bt4rec import provenance, workdir
-from tests import distributions
+from bt4rec import jobs, provenance, workdir
+from bt4rec.errors import InputError
+from tests import distributions, tiny
 
 
 @pytest.fixture
@@ -60,6 +61,24 @@ class TestCommit:
     assert provenance._commit() == commit
     (checkout / 'file').write_text('b')
     assert provenance._commit() == f'{commit}+dirty'
+
+  def test_stays_that_of_the_start(self, checkout, use, monkeypatch):
+    use(checkout)
+    monkeypatch.setattr(
+      provenance, 'commit', functools.cache(provenance.commit.__wrapped__)
+    )
+    (checkout / 'file').write_text('b')
+    commit = _git(checkout, 'rev-parse', '--short=12', 'HEAD')
+    assert provenance.describe()['commit'] == f'{commit}+dirty'
+    _git(checkout, 'commit', '-q', '-a', '-m', 'second')
+    assert provenance.describe()['commit'] == f'{commit}+dirty'
+
+  def test_is_asked_for_before_all_else_of_a_job(self, monkeypatch):
+    asked = []
+    monkeypatch.setattr(provenance, 'commit', lambda: asked.append(True))
+    with pytest.raises(InputError, match='unknown task'):
+      jobs.run(tiny.config(task='none'), '/nowhere')
+    assert asked
 
   def test_of_another_project_around_it_is_not_taken(self, checkout, use):
     packages = checkout / '.venv' / 'site-packages'

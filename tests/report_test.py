@@ -203,13 +203,28 @@ class TestIntervals:
 
 
 class TestRefusals:
-  @pytest.mark.parametrize('key', ['split_fingerprint', 'inductive'])
+  @pytest.mark.parametrize(
+    'key',
+    [
+      'split_fingerprint',
+      'category_fingerprint',
+      'split_seed',
+      'exclude_seen',
+      'inductive',
+    ],
+  )
   def test_to_mix(self, key, tmp_path):
-    directory = write(
-      tmp_path, [line('random', 0.1), line('random', 0.1, **{key: True})]
-    )
-    with pytest.raises(InputError, match=key):
+    lines = [
+      line('random', 0.1, seed=seed, **{key: value})
+      for seed, value in enumerate(('a', 'b'))
+    ]
+    directory = write(tmp_path, lines)
+    with pytest.raises(InputError, match=f'{key} .a, b.'):
       report.make_report([directory])
+    # An older version did not say.
+    if key not in line('random', 0.1):
+      del lines[1][key]
+      report.make_report([write(tmp_path, lines)])
 
   def test_one_evaluation_twice(self, tmp_path):
     a, b = (

@@ -103,6 +103,30 @@ class TestFingerprint:
     assert b.catalogue.num_items == a.catalogue.num_items + 1
     assert splits.fingerprint(a) == splits.fingerprint(b)
 
+  def test_of_categories_depends_on_every_item_and_name(self):
+    events, categories = _events(), {1: ['b'], 2: ['a', 'c'], 5: ['c']}
+    variants = [
+      categories,
+      {**categories, 1: ['c']},
+      {**categories, 3: ['a']},
+      {**categories, 1: ['d']},
+      # The same memberships, shifted to another item.
+      {2: ['b'], 3: ['a', 'c'], 5: ['c']},
+    ]
+    datasets = [
+      sequences.from_events('tiny', *events.T, categories=each)
+      for each in variants
+    ]
+    prints = [splits.category_fingerprint(d.catalogue) for d in datasets]
+    assert len(set(prints)) == len(variants)
+    assert prints[0] == splits.category_fingerprint(
+      sequences.from_events(
+        'x', *events[::-1].T, categories=categories
+      ).catalogue
+    )
+    # The events alone do not tell them apart.
+    assert len({splits.fingerprint(d) for d in datasets}) == 1
+
   def test_depends_on_user_ids_and_on_positions(self):
     events = _events()
     renamed = events.copy()

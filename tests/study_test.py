@@ -303,6 +303,13 @@ class TestRun:
     study.run(config, directory, None)
     assert not ran
 
+  def test_a_fine_tuning_has_the_encoder_of_its_row(self, fake_jobs, tmp_path):
+    config = _config(rows=('other',), finetune=('other',), seeds=(3,))
+    config.study.pretrainings.other.encoder = {'dim': 24}
+    study.run(config, str(tmp_path), None)
+    cell = tmp_path / 'cells' / 'next_category-finetune-other-1.0-3'
+    assert workdir.read_config(str(cell)).encoder.dim == 24
+
   def test_a_line_cut_by_a_kill_is_run_again(self, fake_jobs, tmp_path):
     ran, _ = fake_jobs
     study.run(_config(), str(tmp_path), None)
@@ -321,6 +328,63 @@ class TestRun:
     config.study.pretrainings.barlow_twins.batch_size = 32
     with pytest.raises(errors.InputError, match='batch_size was 16, is 32'):
       study.run(config, str(tmp_path), None)
+
+  @pytest.mark.parametrize(
+    'field, value, words',
+    [
+      ('protocols.probe.total_steps', 5, 'total_steps was 4, is 5'),
+      ('axes.step.settings.first.init_step', 2, 'init_step was 0, is 2'),
+      ('encoders.mine', '/b', "init_from was '/a', is '/b'"),
+    ],
+  )
+  def test_settings_of_a_finished_evaluation_cannot_change(
+    self, field, value, words, fake_jobs, tmp_path
+  ):
+    ran, _ = fake_jobs
+    config = _config(
+      {'step': _axis('downstream', {'first': {'init_step': 0}})},
+      encoders={'mine': '/a'},
+      rows=('barlow_twins', 'mine'),
+    )
+    study.run(config, str(tmp_path), None)
+    before = (tmp_path / 'results.jsonl').read_bytes()
+    config.study.update_from_flattened_dict({field: value})
+    ran.clear()
+    with pytest.raises(errors.InputError, match=words) as error:
+      study.run(config, str(tmp_path), None)
+    assert 'another --workdir' in str(error.value) and not ran
+    assert (tmp_path / 'results.jsonl').read_bytes() == before
+
+  def test_what_a_finished_evaluation_does_not_read_may_change(
+    self, fake_jobs, tmp_path
+  ):
+    ran, _ = fake_jobs
+    directory = tmp_path / 'a'
+    directory.mkdir()
+    study.run(_config(), str(directory), None)
+    # Elsewhere, with other rows besides, and a protocol that none had.
+    moved = directory.rename(tmp_path / 'b')
+    config = _config(rows=('majority', 'barlow_twins', 'other'))
+    config.study.protocols = {'probe': {'total_steps': 4}, 'finetune': {}}
+    config.log_every_steps = 3
+    ran.clear()
+    study.run(config, str(moved), None)
+    assert ran and all('other' in name for name in ran)
+
+  def test_a_line_of_an_older_version_is_taken_as_it_is(
+    self, fake_jobs, tmp_path
+  ):
+    ran, _ = fake_jobs
+    study.run(_config(), str(tmp_path), None)
+    path = tmp_path / 'results.jsonl'
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(line.pop('settings') for line in lines)
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    config = _config()
+    config.study.protocols.probe.total_steps = 5
+    ran.clear()
+    study.run(config, str(tmp_path), None)
+    assert not ran
 
   def test_time_left_grows_with_the_work(self):
     settings = {'64': {'batch_size': 64}}
