@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from bt4rec import (
   downstream,
   grid,
+  initial_encoder,
   pretrain,
   result_lines,
   supervised,
@@ -192,7 +193,7 @@ def run_unit(
 
 def _run_cell(config, cell, directory, dataset, cache) -> str:
   """Runs one job to its end; returns what to say of it."""
-  derived = downstream.with_own_encoder(
+  derived = initial_encoder.with_own_encoder(
     grid.cell_config(config, cell, directory)
   )
   path = os.path.join(directory, cell.directory)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from bt4rec import (
   checkpoint,
+  initial_encoder,
   pretext,
   protocols,
   provenance,
@@ -56,11 +57,6 @@ def run(
     raise InputError(
       f'cold_start={tuple(config.cold_start)} must be numbers of events, at '
       f'least 1.'
-    )
-  if config.init_step >= 0 and not config.init_from:
-    raise InputError(
-      f'init_step={config.init_step} is the step of a checkpoint of init_from, '
-      f'which is not set; name the workdir of a pre-training.'
     )
   _warn_of_unfinished(config)
   task = tasks.make_task(config.task, dataset, config.split_seed)
@@ -112,32 +108,6 @@ def run(
   }
 
 
-def with_own_encoder(config: ConfigDict) -> ConfigDict:
-  """Returns the config with the encoder that the job trains.
-
-  A fine-tuning goes on with that of its pre-training; its workdir must say so,
-  since the encoder is loaded from there.
-
-  Args:
-    config: A whole config.
-
-  Raises:
-    InputError: If the pre-training has no config.
-  """
-  if config.task not in tasks.TASKS or config.protocol != 'finetune':
-    return config
-  if not config.init_from:
-    return config  # Refused with its own sentence.
-  source = workdir.read_config(config.init_from)
-  own = config.copy_and_resolve_references()
-  own.update({field: source[field] for field in _OF_ENCODER})
-  return own
-
-
-# What `encoders.from_config` reads.
-_OF_ENCODER = ('encoder', 'max_length', 'compute_dtype')
-
-
 def _warn_of_unfinished(config: ConfigDict) -> None:
   """Says that a pre-training goes on, or broke off, unless a step is named."""
   # The card is what a pre-training writes last.
@@ -160,7 +130,9 @@ def _describe(setting: supervised.Setting) -> dict:
   return {
     'batch_size': source.batch_size,
     'total_steps': source.total_steps,
-    'step': checkpoint.step_of(config.init_from, protocols.init_step(config)),
+    'step': checkpoint.step_of(
+      config.init_from, initial_encoder.step_of(config)
+    ),
     'num_negatives': pretext.num_negatives(source, num_items),
   }
 

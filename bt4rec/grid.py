@@ -190,6 +190,7 @@ def cell_config(config: ConfigDict, cell: Cell, directory: str) -> ConfigDict:
   derived.seed = cell.seed
   derived.label = cell.objective
   derived.variant = cell.variant
+  derived.init_from = ''
   if cell.kind == 'pretrain':
     derived.task = 'pretrain'
     derived.update(study.pretrainings[cell.objective])
@@ -199,7 +200,6 @@ def cell_config(config: ConfigDict, cell: Cell, directory: str) -> ConfigDict:
     derived.task = cell.task
     derived.protocol = cell.kind
     derived.label_fraction = cell.label_fraction
-    derived.init_from = ''
     if cell.objective in study.encoders:
       derived.init_from = study.encoders[cell.objective]
     elif cell.source:

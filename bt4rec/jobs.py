@@ -14,6 +14,7 @@ from bt4rec import (
   downstream,
   encoders,
   grid,
+  initial_encoder,
   model_card,
   pretrain,
   processes,
@@ -163,6 +164,7 @@ def run(config: ConfigDict, directory: str) -> str:
   job = choose('task', config.task, {**_JOBS, **tasks})
   encoders.check_device(config)
   unread.check(config, job.parts(config))
+  config = initial_encoder.with_own_encoder(config)
   if jax.process_count() > 1 and config.task != 'pretrain':
     raise InputError(
       f'task={config.task} runs in one process; start it without '
@@ -171,7 +173,6 @@ def run(config: ConfigDict, directory: str) -> str:
   with contextlib.ExitStack() as stack:
     if processes.is_first():
       stack.enter_context(workdir.locked(directory))
-      config = downstream.with_own_encoder(config)
       workdir.check_config(config, directory)
       dataset = datasets.load(config.dataset)
     # The others find the records made, where they share a disk.

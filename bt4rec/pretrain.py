@@ -19,6 +19,7 @@ from bt4rec import (
   evaluate,
   features,
   health,
+  initial_encoder,
   model_card,
   optimizer,
   pipeline,
@@ -148,7 +149,8 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
     dataset: The dataset.
 
   Raises:
-    InputError: If the config does not fit the dataset or the devices.
+    InputError: If the config, or the encoder of `init_from`, does not fit the
+      dataset or the devices.
   """
   settings = train.settings(config)
   encoders.check_device(config)
@@ -196,7 +198,9 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   )
   return train.Job(
     name=f'pre-train {config.objective}',
-    state=step.off_device(_initial_state(config, plain, tx, tables)),
+    state=step.off_device(
+      _initial_state(config, plain, tx, tables, dataset, visible)
+    ),
     step=step,
     feed=functools.partial(_feed, config=config, plan=plan, events=events),
     tables=step_tables,
@@ -320,11 +324,15 @@ def _feed(first_step, *, config, plan, events):
   )
 
 
-def _initial_state(config, model, tx, tables) -> TrainState:
+def _initial_state(config, model, tx, tables, dataset, visible) -> TrainState:
   _, train_rng = jax.random.split(jax.random.key(config.seed))
-  return create_train_state(
-    initial_variables(config, model, tables), tx, train_rng
-  )
+  variables = initial_variables(config, model, tables)
+  if config.init_from:
+    encoder = initial_encoder.load(
+      config, dataset, 'this pre-training', visible, config.pretrain_scope
+    )
+    variables['params']['encoder'] = encoder.params
+  return create_train_state(variables, tx, train_rng)
 
 
 def initial_variables(

@@ -1,7 +1,6 @@
 """The protocols: how labels are used, and the rows that need none."""
 
 import dataclasses
-import os
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,8 @@ from bt4rec import (
   evaluate,
   features,
   heads,
+  initial_encoder,
   pipeline,
-  splits,
   vocabulary,
 )
 from bt4rec.errors import InputError
@@ -34,60 +33,17 @@ from bt4rec.supervised import (
 from bt4rec.tasks import Examples, Task
 
 
-def init_step(config: ConfigDict) -> int | None:
-  """Step of the checkpoint of `init_from`, None for the best."""
-  return None if config.init_step < 0 else config.init_step
-
-
 def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
   """Loads the pre-trained encoder, or makes a random one.
 
   Raises:
-    InputError: If the checkpoint has seen events the task holds out, or was
-      made from other data or another split of the users.
+    InputError: See `initial_encoder.load`.
   """
   if not config.init_from:
     return encode.random_encoder(config, task.dataset.catalogue, config.seed)
-  encoder = encode.load_encoder(config.init_from, init_step(config))
-  if encoder.directory != os.path.abspath(config.init_from):
-    raise InputError(
-      f'{config.init_from} holds a head without an encoder (a probe); use '
-      f'--config.init_from={encoder.directory}, the workdir it was run on.'
-    )
-  meta = encoder.meta
-  splits.check_fingerprint(
-    meta['split_fingerprint'], task.dataset, config.init_from
+  return initial_encoder.load(
+    config, task.dataset, task.name, task.held_out_from()
   )
-  # Its validation users, and with `inductive` those it has not seen, are some
-  # of this split's test users otherwise.
-  split_seed = meta.get('split_seed', config.split_seed)
-  if split_seed != config.split_seed:
-    raise InputError(
-      f'the checkpoint in {config.init_from} was made with '
-      f'split_seed={split_seed}, and the config has {config.split_seed}; give '
-      f'--config.split_seed={split_seed}, or pre-train again.'
-    )
-  categories = encoder.module.categories
-  catalogue = task.dataset.catalogue
-  if categories and categories != features.ItemCategories(catalogue):
-    raise InputError(
-      f'the encoder in {config.init_from} was given other categories of the '
-      f'items than the data have; evaluate on the data it was trained from.'
-    )
-  lengths = task.dataset.lengths
-  visible = splits.visible_lengths(meta['pretrain_scope'], lengths)
-  if (visible > task.held_out_from()).any():
-    raise InputError(
-      f'the checkpoint in {config.init_from} was pre-trained with scope '
-      f'{meta["pretrain_scope"]!r}, which contains held-out events of '
-      f'{task.name!r}; pre-train with --config.pretrain_scope=shared.'
-    )
-  if config.inductive and not meta['inductive']:
-    raise InputError(
-      f'the checkpoint in {config.init_from} was pre-trained on all users; '
-      f'pre-train with --config.inductive=True, or evaluate without it.'
-    )
-  return encoder
 
 
 def _refuse_init(config: ConfigDict) -> None:
@@ -137,7 +93,7 @@ def probe(setting: Setting) -> Outcome:
     batch_stats={'mean': jnp.asarray(mean), 'std': jnp.asarray(std)},
     meta={
       'encoder': encoder.directory,
-      'encoder_step': init_step(config),
+      'encoder_step': initial_encoder.step_of(config),
       'encoder_digest': encoder.digest(),
     },
   )

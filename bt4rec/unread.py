@@ -47,9 +47,8 @@ def _protocol(config: ConfigDict) -> Callable | None:
 
 
 def _makes_encoder(config: ConfigDict) -> bool:
-  return _pretrains(config) or not (
-    config.init_from or _protocol(config) in _WITHOUT_ENCODER
-  )
+  needs_one = _pretrains(config) or _protocol(config) not in _WITHOUT_ENCODER
+  return needs_one and not config.init_from
 
 
 def _trains(config: ConfigDict) -> bool:
@@ -183,11 +182,14 @@ _RULES = (
   ),
   _where('optimizer', 'on_non_finite', 'skip', 'max_skipped_steps'),
   _Rule(
+    ('init_step',),
+    lambda config: bool(config.init_from),
+    'init_from=WORKDIR',
+  ),
+  _Rule(
     (
       'protocol',
       'evaluate_test',
-      'init_from',
-      'init_step',
       'label_fraction',
       'validation_fraction',
       'max_probe_examples',
@@ -261,7 +263,7 @@ def check(
   parts = list(parts)
   defaults = _defaults(config)
   source = {}
-  if _is_downstream(config) and config.init_from:
+  if config.init_from:
     source = _flatten(workdir.read_config(config.init_from))
   ignored, remedy = [], 'leave it out'
   for field, value in _flatten(config).items():

@@ -280,7 +280,9 @@ def get_config() -> ConfigDict:
   # the pre-training itself predicts as next_item, no labels), or the untrained
   # 'majority' (popularity for next_item) and 'oracle' (synthetic).
   config.protocol = 'probe'
-  # Workdir of the pre-training; '' is a random encoder (probe).
+  # Workdir of the pre-training; '' is a random encoder (probe). A
+  # pre-training with another goes on with its encoder, under an objective and
+  # an optimizer of its own.
   config.init_from = ''
   # Step of the checkpoint of init_from; -1 is the best by validation.
   config.init_step = -1
