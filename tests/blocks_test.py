@@ -85,6 +85,41 @@ def test_mlp_of_a_block(norm, mlp):
   np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize('mlp', blocks.MLPS)
+def test_gradient_of_the_narrowing_product_of_an_mlp(mlp):
+  module = blocks.Block(2, 3, 0.0, jnp.float32, mlp=mlp)
+  mask = jnp.ones((1, 1, 4, 4), bool)
+  params, own = _random(module, jnp.float32(_X), mask, False)
+  own['attention']['out'] = jax.tree.map(
+    jnp.zeros_like, own['attention']['out']
+  )
+  weight = np.random.default_rng(1).normal(size=_X.shape)
+
+  def total(own, x):
+    y = module.apply({'params': own}, x, mask, False)
+    return (y * jnp.float32(weight)).sum()
+
+  of_params, of_x = jax.grad(total, (0, 1))(own, jnp.float32(_X))
+  # Of sum(weight * (hidden @ kernel)) it is the sum of hidden' weight.
+  y = _layer_norm(_X, **params['mlp_norm'])
+  expected = np.empty(params['down']['kernel'].shape)
+  for unit in range(len(expected)):
+    alone = {**params, 'down': {'kernel': np.eye(len(expected))[:, [unit]]}}
+    alone['down']['bias'] = 0.0
+    expected[unit] = (_mlp(mlp, y, alone) * weight).sum((0, 1))
+  given = of_params['down']['kernel']
+  np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-3)
+  # And of the input, along one direction, by a central difference.
+  direction = np.random.default_rng(2).normal(size=_X.shape)
+  ends = []
+  for sign in (1, -1):
+    x = _X + sign * 1e-5 * direction
+    ends.append(_mlp(mlp, _layer_norm(x, **params['mlp_norm']), params) + x)
+  expected = ((ends[0] - ends[1]) * weight).sum() / 2e-5
+  given = (np.asarray(of_x, np.float64) * direction).sum()
+  np.testing.assert_allclose(given, expected, rtol=2e-3)
+
+
 @pytest.mark.parametrize('mlp', ['swiglu', 'geglu'])
 def test_a_gated_mlp_has_as_many_weights(mlp):
   def num_weights(mlp):
