@@ -198,9 +198,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   )
   return train.Job(
     name=f'pre-train {config.objective}',
-    state=step.off_device(
-      _initial_state(config, plain, tx, tables, dataset, visible)
-    ),
+    state=step.off_device(_initial_state(config, plain, tx, tables, dataset)),
     step=step,
     feed=functools.partial(_feed, config=config, plan=plan, events=events),
     tables=step_tables,
@@ -324,12 +322,14 @@ def _feed(first_step, *, config, plan, events):
   )
 
 
-def _initial_state(config, model, tx, tables, dataset, visible) -> TrainState:
+def _initial_state(config, model, tx, tables, dataset) -> TrainState:
   _, train_rng = jax.random.split(jax.random.key(config.seed))
   variables = initial_variables(config, model, tables)
   if config.init_from:
+    scope = config.pretrain_scope
+    held_out_from = splits.visible_lengths(scope, dataset.lengths)
     encoder = initial_encoder.load(
-      config, dataset, 'this pre-training', visible, config.pretrain_scope
+      config, dataset, 'this pre-training', held_out_from, scope
     )
     variables['params']['encoder'] = encoder.params
   return create_train_state(variables, tx, train_rng)
