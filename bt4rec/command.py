@@ -7,7 +7,7 @@ import importlib.util
 import logging as python_logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -234,8 +234,8 @@ def _explain_key(config: ConfigDict, key: str) -> str | None:
     valid = sorted(node.keys()) if isinstance(node, ConfigDict) else []
     if part not in valid:
       group = '.'.join(parts[:number])
-      near = difflib.get_close_matches(part, valid, n=1)
-      hint = f' (did you mean {near[0]!r}?)' if near else ''
+      near = ' or '.join(map(repr, _alike(config, part, valid)))
+      hint = f' (did you mean {near}?)' if near else ''
       where = f'of {group!r} ' if group else ''
       return (
         f'unknown config key {key!r}{hint}; the valid keys {where}are: '
@@ -243,3 +243,26 @@ def _explain_key(config: ConfigDict, key: str) -> str | None:
       )
     node = node[part]
   return None
+
+
+def _alike(config: ConfigDict, part: str, valid: list[str]) -> list[str]:
+  """What may have been meant by a part of a key: up to three."""
+  typo = difflib.get_close_matches(part, valid, n=1, cutoff=0.8)
+  if typo:
+    return typo
+  elsewhere = [k for k in _fields(config) if k.rpartition('.')[2] == part]
+  if elsewhere:
+    return elsewhere[:3]
+  # Another word for the same thing, as `num_steps` for `total_steps`.
+  ending = part.rpartition('_')[2]
+  same = [name for name in valid if name.rpartition('_')[2] == ending]
+  return difflib.get_close_matches(part, same or valid, n=3)
+
+
+def _fields(group: ConfigDict, prefix: str = '') -> Iterator[str]:
+  """Every dotted key."""
+  for name, value in group.items():
+    if isinstance(value, ConfigDict):
+      yield from _fields(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}'

@@ -1,6 +1,7 @@
 """The plots of the report, from lines of `results.jsonl`."""
 
 import dataclasses
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -393,16 +394,23 @@ def _draw(
 
 
 def _numbers(rows) -> dict[Row, int]:
-  """Row -> number of its style, which says the objective by its colour."""
+  """Row -> number of its style: a colour of its own, as long as there are some.
+
+  Beyond that a fine-tuning has the colour of its encoder, in another dash.
+  """
+  rows = list(rows)
+  colors = range(len(figures.COLORS))
   taken: dict[Row, int] = {}
-  free = iter(range(len(_KNOWN), 1_000_000))
   for row in rows:
-    if row.objective in _KNOWN:
+    if row.objective in _KNOWN and row.protocol != 'finetune':
       number = _KNOWN.index(row.objective)
-      number += len(figures.COLORS) * (row.protocol == 'finetune')
-    else:
-      number = next(free)
-    while number in taken.values():
-      number = next(free)
-    taken[row] = number
+      if number not in taken.values():
+        taken[row] = number
+  for row in rows:
+    if row not in taken:
+      own: tuple[int, ...] = ()
+      if row.objective in _KNOWN:
+        own = (_KNOWN.index(row.objective) + len(colors),)
+      wanted = itertools.chain(colors, own, itertools.count(len(colors)))
+      taken[row] = next(n for n in wanted if n not in taken.values())
   return taken

@@ -13,6 +13,10 @@ Commands: launch/run.sh --config=configs/reproduce.py:next_item
           --workdir=runs/next_item
           launch/run.sh --config=configs/downstream.py:ml1m,next_item,direct
           --config.init_from=runs/next_item --workdir=runs/next_item-direct
+          launch/run.sh --config=configs/reproduce.py:barlow_twins
+          --workdir=runs/twins
+          launch/run.sh --config=configs/reproduce.py:next_item
+          --config.init_from=runs/twins --workdir=runs/twins-next_item
 Expect:   published recall@10 / ndcg@10: next_item .3152 / .1821,
           next_item_sampled .3159 / .1857, next_item_gbce .3003 / .1726,
           next_item_bce .2500 / .1341, masked_item .2843 / .1537.
@@ -37,6 +41,14 @@ MODELS = {
     'masked_item': {'mask_ratio': 0.2, 'last_only_ratio': 0.0},
     'patience': 20,
     'total_steps': 200 * _STEPS_PER_EPOCH,
+  },
+  # What next_item starts from; the encoder has to be its own.
+  'barlow_twins': {
+    'encoder': {'causal': True, 'pooling': 'last'},
+    'barlow_twins': {'next_item_weight': 1.0},
+    'total_steps': 20 * _STEPS_PER_EPOCH,
+    'select_by': 'loss',
+    'patience': 0,
   },
 }
 

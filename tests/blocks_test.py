@@ -1,5 +1,7 @@
 """The parts of a transformer block, against NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +120,45 @@ def test_gradient_of_the_narrowing_product_of_an_mlp(mlp):
   expected = ((ends[0] - ends[1]) * weight).sum() / 2e-5
   given = (np.asarray(of_x, np.float64) * direction).sum()
   np.testing.assert_allclose(given, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize('kind', blocks.POSITIONS)
+def test_a_block_adds_its_attention_and_then_its_mlp(kind):
+  module = blocks.Block(
+    3, 2, 0.0, jnp.float32, 'rms_norm', positions=kind, causal=True
+  )
+  mask = jnp.tril(jnp.ones((4, 4), bool))[None, None]
+  params, own = _random(module, jnp.float32(_X), mask, False)
+  given = module.apply({'params': own}, jnp.float32(_X), mask, False)
+  attention = blocks.Attention(3, jnp.float32, kind, causal=True)
+  normed = jnp.float32(_rms_norm(_X, **params['attention_norm']))
+  x = _X + np.asarray(
+    attention.apply({'params': own['attention']}, normed, mask)
+  )
+  expected = x + _mlp('gelu', _rms_norm(x, **params['mlp_norm']), params)
+  np.testing.assert_allclose(given, expected, rtol=1e-3, atol=1e-2)
+
+
+# The part -> what silences the other.
+@pytest.mark.parametrize(
+  'other', [('down',), ('attention', 'out')], ids=['attention', 'mlp']
+)
+def test_each_part_of_a_block_is_dropped_in_training_alone(other):
+  module = blocks.Block(2, 3, 0.25, jnp.float32)
+  mask, x = jnp.ones((1, 1, 4, 4), bool), jnp.float32(_X)
+  _, own = _random(module, x, mask, False)
+  *path, last = other
+  group = functools.reduce(lambda tree, name: tree[name], path, own)
+  group[last] = jax.tree.map(jnp.zeros_like, group[last])
+  added = module.apply({'params': own}, x, mask, False) - x
+  trained = module.apply(
+    {'params': own}, x, mask, True, rngs={'dropout': jax.random.key(3)}
+  )
+  is_kept = np.abs(trained - x) > 1e-6
+  assert 0.5 < is_kept.mean() < 0.95
+  np.testing.assert_allclose(
+    trained - x, np.where(is_kept, added / 0.75, 0), rtol=1e-3, atol=1e-4
+  )
 
 
 @pytest.mark.parametrize('mlp', ['swiglu', 'geglu'])

@@ -51,7 +51,7 @@ def test_a_reproduction_overrides_existing_fields_only(model):
   for group in ('encoder', 'item_loss', 'masked_item', 'optimizer'):
     assert set(config[group].keys()) == set(fields[group].keys())
   assert config.label == model
-  assert config.encoder.causal == (config.objective == 'next_item')
+  assert config.encoder.causal == (model != 'masked_item')
   assert (config.max_length, config.encoder.dropout) == (201, 0.1)
 
 

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from bt4rec import command
+from configs import base
+
 _ROOT = pathlib.Path(__file__).parents[1]
 _SMALL = (
   '--config.dataset.synthetic.num_users=120',
@@ -54,6 +57,28 @@ def _sentence(done):
   lines = [li for li in done.stderr.splitlines() if li.startswith('bt4rec: ')]
   assert len(lines) == 1, done.stderr
   return lines[0]
+
+
+@pytest.mark.parametrize(
+  'key, hint',
+  [
+    ('total_step', "'total_steps'"),
+    ('barlow_twins.lamdb', "'lambd'"),
+    # Another word for it, a field of a group, of several groups.
+    ('num_steps', "'keep_steps' or 'total_steps'"),
+    ('learning_rate', "'optimizer.learning_rate'"),
+    ('encoder.learning_rate', "'optimizer.learning_rate'"),
+    (
+      'projector',
+      "'barlow_twins.projector' or 'info_nce.projector' or 'vicreg.projector'",
+    ),
+    ('xyzzy', ''),
+  ],
+)
+def test_an_unknown_key_gets_what_may_have_been_meant(key, hint):
+  sentence = command._explain_key(base.get_config(), key)
+  shown = f'unknown config key {key!r} (did you mean {hint}?); the valid'
+  assert (shown if hint else f'key {key!r}; the valid') in sentence
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from tests import tiny
 
 
 def _config(**overrides) -> ConfigDict:
-  config = tiny.config(total_steps=4, **overrides)
+  # Another seed than everyone's default.
+  config = tiny.config(total_steps=4, seed=3, **overrides)
   config.dataset.synthetic.update(tiny.WORLD)
   return config
 
@@ -55,12 +56,16 @@ def predictor(tmp_path_factory):
   return pretrained.load(_pretrain(directory, objective='dual_encoder'))
 
 
+# Odd, so that the halves differ.
+_LENGTH = 7
+
+
 def _some_users(pretraining):
   users = np.arange(13)
   return {
     'users': users,
     'start': pretraining.dataset.offsets[users],
-    'length': np.full(len(users), 6, np.int32),
+    'length': np.full(len(users), _LENGTH, np.int32),
   }
 
 
@@ -78,14 +83,20 @@ class TestLoad:
     assert twins.encoder(twins.trained).digest() == encoder.digest()
     assert twins.encoder(twins.untrained).digest() != encoder.digest()
     assert twins.meta == encoder.meta
+    own = twins.encoder(twins.trained)
+    for name in ('module', 'max_length', 'meta', 'directory'):
+      assert getattr(own, name) == getattr(encoder, name), name
+    np.testing.assert_array_equal(own.item_ids, encoder.item_ids)
 
   def test_other_data_are_refused(self, twins):
     overrides = {'dataset.synthetic.seed': 1}
     with pytest.raises(InputError, match=r'fingerprint .*, the data given'):
       pretrained.load(twins.directory, overrides)
 
-  def test_a_run_on_labels_is_no_pretraining(self, twins, tmp_path):
-    config = _config(task='next_category', protocol='finetune')
+  # A probe has no encoder of its own, and that of the pre-training is found.
+  @pytest.mark.parametrize('protocol', ['finetune', 'probe'])
+  def test_a_run_on_labels_is_no_pretraining(self, protocol, twins, tmp_path):
+    config = _config(task='next_category', protocol=protocol)
     config.init_from = twins.directory
     workdir.check_config(config, str(tmp_path))
     downstream.run(config, str(tmp_path), twins.dataset)
@@ -107,7 +118,7 @@ class TestViewPairs:
       )
     ]
     batch = {
-      'items': np.where(position < 6, items, 0),
+      'items': np.where(position < _LENGTH, items, 0),
       'index': np.arange(13),
       **twins.tables,
     }
@@ -143,7 +154,7 @@ class TestViewPairs:
       predictor.trained, _some_users(predictor)
     )
     ids = predictor.dataset.catalogue.item_ids
-    events = predictor.dataset.items[predictor.dataset.offsets[3] :][:6]
+    events = predictor.dataset.items[predictor.dataset.offsets[3] :][:_LENGTH]
     encoder = predictor.encoder(predictor.trained)
     for h, half in ((older, events[:3]), (newer, events[3:])):
       np.testing.assert_allclose(

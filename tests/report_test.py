@@ -340,15 +340,27 @@ class TestPlots:
       np.testing.assert_allclose((left[0] + right[-1]) / 2, place, atol=1e-9)
     assert len({row[0].get_facecolor() for row in rows.values()}) == 3
 
+  def test_rows_differ_in_colour_where_there_are_enough(self, lines):
+    # The rows of a quickstart, one of which no other report has.
+    names = ('oracle', 'majority', 'random', 'barlow_twins', 'scratch')
+    rows = [{**lines[0], 'objective': name} for name in names]
+    tuned = {**lines[0], 'objective': 'barlow_twins', 'protocol': 'finetune'}
+    for drawn in (rows, [*rows, tuned], [*rows, {**tuned, 'objective': 'x'}]):
+      figure = report_plots.cold_start(drawn)
+      colors = [one.get_color() for one in figure.axes[0].get_lines()]
+      assert len(set(colors)) == len(colors) == len(drawn)
+
   def test_bars_of_one_colour_differ_by_hatch(self, lines):
-    tuned = [{**li, 'protocol': 'finetune'} for li in lines]
-    figure = report_plots.cold_start([*lines, *tuned], bars=True)
+    other = [{**li, 'objective': li['objective'] + '_2'} for li in lines]
+    tuned = [{**li, 'protocol': 'finetune'} for li in (*lines, *other)]
+    figure = report_plots.cold_start([*lines, *other, *tuned], bars=True)
     looks = [
       (found[0].get_facecolor(), found[0].get_hatch())
       for found in figure.axes[0].containers
       if len(found) == 4
     ]
-    assert len(set(looks)) == len(looks) == 6
+    assert len(set(looks)) == len(looks) == 12
+    assert len({color for color, _ in looks}) == 7  # The palette.
 
   def test_popularity(self, lines):
     figure = report_plots.accuracy_by_popularity(lines)
@@ -366,13 +378,6 @@ class TestPlots:
     drawn = figure.axes[0].get_lines()
     styles = {(one.get_marker(), one.get_linestyle()) for one in drawn}
     assert len(styles) == len(drawn) == 6
-    # One encoder is known by colour and marker, whatever is done with it.
-    looks = {
-      (one.get_color(), one.get_marker())
-      for one in drawn
-      if one.get_label().startswith('barlow_twins')
-    }
-    assert len(looks) == 1
 
   def test_nothing_to_show_is_no_figure(self):
     lines = [line('barlow_twins', 0.1)]

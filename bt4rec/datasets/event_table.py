@@ -132,17 +132,24 @@ def check_columns(table: Table, columns: dict[str, str]) -> None:
     columns: What each column holds -> its name.
 
   Raises:
-    InputError: If one is missing; the text lists those there are.
+    InputError: If some are not; the text names them, and lists those there are.
   """
-  for what, column in columns.items():
-    found = table.names.count(column)
-    if found != 1:
-      problem = f'has {found} columns' if found else 'has no column'
-      listed = ', '.join(repr(name[:40]) for name in table.names[:20])
-      raise InputError(
-        f'{table.path}, line 1 {problem} {column!r} for the {what}; its '
-        f'columns are {listed}; {table.column_remedy.format(what=what)}.'
-      )
+  counts = {what: table.names.count(name) for what, name in columns.items()}
+  wrong = [what for what, count in counts.items() if count != 1]
+  if wrong:
+    problems = [
+      f'{counts[what] or "no"} column{"s" if counts[what] else ""} '
+      f'{columns[what]!r} for the {what}'
+      for what in wrong
+    ]
+    listed = ', '.join(repr(name[:40]) for name in table.names[:20])
+    flags = [f'{table.column_flag.format(what=what)}=NAME' for what in wrong]
+    ones = 'ones' if len(wrong) > 1 else 'one'
+    remedy = f'name the right {ones} with {" ".join(flags)}'
+    raise InputError(
+      f'{table.path}, line 1 has {", ".join(problems)}; its columns are '
+      f'{listed}; {remedy if table.column_flag else table.remedy}.'
+    )
 
 
 class _BlockCheck:

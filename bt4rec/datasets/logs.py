@@ -11,7 +11,7 @@ from bt4rec.datasets import event_table, events, filters, sequences, tables
 from bt4rec.errors import InputError, choose
 
 _ROW_REMEDY = 'leave such rows out with --config.dataset.bad_rows=drop'
-_COLUMN_REMEDY = 'name the right one with --config.dataset.columns.{what}=NAME'
+_COLUMN_FLAG = '--config.dataset.columns.{what}'
 _ENCODING_REMEDY = (
   'write the file as UTF-8, or name its encoding with --config.dataset.encoding'
 )
@@ -50,7 +50,7 @@ class Format:
       delimiter=self.delimiter,
       skip_ragged=self.layout.drop_bad_rows,
       remedy=_ROW_REMEDY,
-      column_remedy=_COLUMN_REMEDY,
+      column_flag=_COLUMN_FLAG,
       encoding_remedy=_ENCODING_REMEDY,
     )
 

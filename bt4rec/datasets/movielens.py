@@ -101,7 +101,7 @@ def read_ml20m(path: str, expect_official: bool) -> sequences.SequenceDataset:
   """
   ratings_file, movies_file = ml20m_files(path)
   ratings = event_table.read(
-    tables.Table(ratings_file, remedy=_UNPACK, column_remedy=_UNPACK),
+    tables.Table(ratings_file, remedy=_UNPACK),
     event_table.Layout(user='userId', item='movieId', timestamp='timestamp'),
   )
   for ids in (ratings.user.values, ratings.item.values):
@@ -121,7 +121,7 @@ def read_ml20m(path: str, expect_official: bool) -> sequences.SequenceDataset:
 
 def _read_movies_csv(file: str) -> tuple[dict[str, str], dict[str, list[str]]]:
   """Movie id as text -> title, movie id as text -> genres."""
-  table = tables.Table(file, remedy=_UNPACK, column_remedy=_UNPACK)
+  table = tables.Table(file, remedy=_UNPACK)
   names = ['movieId', 'title', 'genres']
   event_table.check_columns(table, {name: name for name in names})
   titles: dict[str, str] = {}

@@ -41,8 +41,8 @@ class Table:
     is_parquet: Whether it is a Parquet file.
     names: The names of its columns.
     remedy: What to do about a damaged row, for messages.
-    column_remedy: What to do about a missing column, for messages; '{what}'
-      in it is what the column holds.
+    column_flag: Flag that names a column, for messages; '{what}' in it is what
+      the column holds; '' where the names are fixed.
     encoding_remedy: What to do about text in another encoding, for messages.
     rows_skipped: Ragged rows left out so far.
   """
@@ -55,7 +55,7 @@ class Table:
     delimiter: str = DELIMITER,
     skip_ragged: bool = False,
     remedy: str = _AGAIN,
-    column_remedy: str = _AGAIN,
+    column_flag: str = '',
     encoding_remedy: str = _AGAIN,
   ):
     """Opens the file.
@@ -67,8 +67,8 @@ class Table:
       skip_ragged: Whether rows of a CSV file with too few or too many fields
         are left out and counted, instead of refused.
       remedy: What to do about a damaged row, for messages.
-      column_remedy: What to do about a missing column, for messages; '{what}'
-        in it is what the column holds.
+      column_flag: Flag that names a column, for messages; '{what}' in it is
+        what the column holds; '' where the names are fixed.
       encoding_remedy: What to do about text in another encoding, likewise.
 
     Raises:
@@ -79,7 +79,7 @@ class Table:
     self._delimiter = delimiter
     self._skip_ragged = skip_ragged
     self.remedy = remedy
-    self.column_remedy = column_remedy
+    self.column_flag = column_flag
     self.encoding_remedy = encoding_remedy
     # Numbers of the ragged rows, the header being 1.
     self._ragged: list[int] = []

@@ -202,7 +202,7 @@ def _add_block(
 
 def _read_sequences(file: str) -> events.Events:
   return event_table.read(
-    tables.Table(file, remedy=_UNPACK, column_remedy=_UNPACK),
+    tables.Table(file, remedy=_UNPACK),
     event_table.Layout(
       user='user_id', item='business_id', timestamp='timestamp'
     ),
