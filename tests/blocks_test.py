@@ -127,12 +127,14 @@ def test_a_block_adds_its_attention_and_then_its_mlp(kind):
   module = blocks.Block(
     3, 2, 0.0, jnp.float32, 'rms_norm', positions=kind, causal=True
   )
-  mask = jnp.tril(jnp.ones((4, 4), bool))[None, None]
-  params, own = _random(module, jnp.float32(_X), mask, False)
-  given = module.apply({'params': own}, jnp.float32(_X), mask, False)
+  # So long that causal distances have other buckets.
+  x = np.random.default_rng(2).normal(size=(2, 12, _DIM))
+  mask = jnp.tril(jnp.ones((12, 12), bool))[None, None]
+  params, own = _random(module, jnp.float32(x), mask, False)
+  given = module.apply({'params': own}, jnp.float32(x), mask, False)
   attention = blocks.Attention(3, jnp.float32, kind, causal=True)
-  normed = jnp.float32(_rms_norm(_X, **params['attention_norm']))
-  x = _X + np.asarray(
+  normed = jnp.float32(_rms_norm(x, **params['attention_norm']))
+  x = x + np.asarray(
     attention.apply({'params': own['attention']}, normed, mask)
   )
   expected = x + _mlp('gelu', _rms_norm(x, **params['mlp_norm']), params)
