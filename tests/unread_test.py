@@ -57,6 +57,7 @@ def test_every_rule_is_of_fields_that_there_are():
   'argument, field, value, reader',
   [
     ('barlow_twins', 'init_from', '/runs/x', 'a downstream task'),
+    ('barlow_twins', 'init_step', 3, 'init_from=WORKDIR'),
     ('barlow_twins', 'label_fraction', 0.1, 'a downstream task'),
     ('barlow_twins', 'info_nce.temperature', 0.2, 'objective=info_nce'),
     ('barlow_twins', 'barlow_twins.min_context', 0.1, 'next_item_weight'),
@@ -85,6 +86,7 @@ def test_a_pre_training_refuses(argument, field, value, reader):
     ('next_category,probe', 'exclude_seen', False, 'next_item'),
     ('next_item,finetune', 'max_probe_examples', 5, 'a probe of next_item'),
     ('favorite_category,probe', 'max_probe_examples', 5, 'a probe'),
+    ('next_item,probe', 'init_step', 3, 'init_from=WORKDIR'),
     ('next_item,majority', 'batch_size', 32, 'who trains'),
     ('next_item,majority', 'encoder.dim', 32, 'who makes an encoder'),
     ('next_item,direct', 'optimizer.learning_rate', 0.1, 'who trains'),
