@@ -1,7 +1,6 @@
 """The protocols: how labels are used, and the rows that need none."""
 
 import dataclasses
-import os
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from bt4rec import (
   features,
   heads,
   pipeline,
+  remote,
   splits,
   vocabulary,
 )
@@ -49,7 +49,7 @@ def load_init(config: ConfigDict, task: Task) -> encode.Encoder:
   if not config.init_from:
     return encode.random_encoder(config, task.dataset.catalogue, config.seed)
   encoder = encode.load_encoder(config.init_from, init_step(config))
-  if encoder.directory != os.path.abspath(config.init_from):
+  if encoder.directory != remote.absolute(config.init_from):
     raise InputError(
       f'{config.init_from} holds a head without an encoder (a probe); use '
       f'--config.init_from={encoder.directory}, the workdir it was run on.'

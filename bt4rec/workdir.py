@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -88,7 +89,9 @@ def check_config(config: ConfigDict, workdir: str) -> None:
     changes = sorted(
       f'{key} was {_flatten(before).get(key)!r}, is {value!r}'
       for key, value in _flatten(now).items()
-      if _flatten(before).get(key) != value and not _is_free(key)
+      if _flatten(before).get(key) != value
+      and not _is_free(key)
+      and not _has_moved(key, _flatten(before).get(key), value, workdir)
     )
     if changes:
       raise InputError(
@@ -96,6 +99,20 @@ def check_config(config: ConfigDict, workdir: str) -> None:
         f'the same values, or another --workdir.'
       )
   write_atomically(path, json.dumps(now, indent=2, sort_keys=True) + '\n')
+
+
+def _has_moved(key: str, before: Any, now: Any, workdir: str) -> bool:
+  """Whether it is the encoder of the same study, in another place.
+
+  As that of a study in a bucket, whose copies lie elsewhere on each machine.
+  """
+  if key != 'init_from' or not before or not now:
+    return False
+  study = os.path.dirname(os.path.dirname(os.path.abspath(workdir)))
+  inside = os.path.relpath(now, study)
+  return not inside.startswith(os.pardir) and before.endswith(
+    f'{os.sep}{inside}'
+  )
 
 
 def _has_outcome(workdir: str) -> bool:
