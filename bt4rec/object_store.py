@@ -35,12 +35,16 @@ class Store:
 
   Args:
     url: Such as gs://BUCKET/FOLDER.
+    before_change: Called before each change; what it raises is passed on.
 
   Raises:
     InputError: If the scheme is unknown, or its package missing.
   """
 
-  def __init__(self, url: str):
+  def __init__(
+    self, url: str, before_change: Callable[[], None] = lambda: None
+  ):
+    self._before_change = before_change
     self.url = url.rstrip('/')
     scheme = url.partition('://')[0]
     try:
@@ -87,6 +91,7 @@ class Store:
         time.sleep(pause)
 
   def _write(self, what: str, name: str, call: Callable[[], Any]) -> None:
+    self._before_change()
     try:
       self._try(what, name, call)
     except FileNotFoundError as error:
@@ -137,6 +142,7 @@ class Store:
     """Deletes objects; one that is not there is none to delete."""
 
     def delete(name: str) -> None:
+      self._before_change()
       with contextlib.suppress(FileNotFoundError):
         self._try('delete', name, lambda: self._fs.rm_file(self._path(name)))
 
