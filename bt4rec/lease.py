@@ -17,6 +17,7 @@ from absl import logging
 from bt4rec import remote_state
 from bt4rec.errors import InputError, StorageError
 from bt4rec.object_store import Store
+from bt4rec.remote_state import TakenOverError
 
 _NAME = f'{remote_state.FOLDER}/lease.json'
 # Seconds between signs of life, and of silence after which the holder is taken
@@ -140,12 +141,14 @@ class Lease:
     self._store.write(_NAME, self._text())
     self._last = time.monotonic()
 
-  def require(self) -> bool:
-    """Whether this job still has the lease; asks the store if in doubt.
+  def require(self) -> None:
+    """Does nothing while this job has the lease; asks the store if in doubt.
 
     Raises:
+      TakenOverError: If another one has it.
       StorageError: If the store does not answer.
     """
     if time.monotonic() - self._last > PATIENCE / 2:
       self._renew()
-    return not self.is_lost
+    if self.is_lost:
+      raise TakenOverError

@@ -5,8 +5,8 @@ look at, and `.bt4rec/` says which of them make up a state: a manifest with the
 digest of each. A state is published in steps, and a kill after any of them
 leaves the one before as it was:
 
-1. New files go to their own place, changed ones to `.bt4rec/NUMBER/`: nothing
-   that the last manifest names is touched.
+1. New files go to their own place, changed ones to
+   `.bt4rec/NUMBER-OWNER/`: nothing that the last manifest names is touched.
 2. The next manifest is created. Its name has the next number, and a store
    creates a name once: of two that publish, one fails.
 3. Changed files are copied to their own place, within the store; from the next
@@ -216,7 +216,8 @@ class Publisher:
       name = path
       if old is None or old.digest != digest:
         if old is not None:
-          name = f'{FOLDER}/{number}/{path}'
+          # Its own even if somebody else publishes this number.
+          name = f'{FOLDER}/{number}-{self._owner}/{path}'
         uploads[name] = sources[path]
       entries[path] = Entry(digest, size, name)
     if not uploads and entries.keys() == before.files.keys():

@@ -22,7 +22,7 @@ from absl import logging
 
 from bt4rec import object_store, remote, remote_state, snapshot, workdir
 from bt4rec.errors import InputError, StorageError
-from bt4rec.lease import Lease
+from bt4rec.lease import Lease, TakenOverError
 
 # Seconds between two looks at the copy, and between publications at most.
 LOOK = 2.0
@@ -63,7 +63,9 @@ def held(url: str, handles_sigterm: bool = True) -> Iterator[str]:
       stack.enter_context(_exit_at_sigterm())
     lease = stack.enter_context(Lease(store, owner))
     # Now that nobody else publishes.
-    publisher = remote_state.Publisher(store, owner, remote_state.read(store))
+    publisher = remote_state.Publisher(
+      object_store.Store(url, lease.require), owner, remote_state.read(store)
+    )
     if not copy.is_ahead_of(publisher.state):
       copy.fetch(store, publisher.state)
     mirror = _Mirror(copy, publisher, lease)
@@ -231,32 +233,28 @@ class _Mirror:
 
   def _finish(self) -> None:
     try:
-      if self._lease.require():
-        self._publish()
-        return
-    except remote_state.TakenOverError:
-      pass
+      self._publish()
+    except TakenOverError as error:
+      raise StorageError(
+        f'another job has taken over {self._copy.url}, which this one did not '
+        f'reach for minutes; what this one has done since lies in '
+        f'{self._copy.local}.'
+      ) from error
     except StorageError as error:
       raise StorageError(
         f'the last state of {self._copy.url} is not published ({error}) It '
         f'lies in {self._copy.local}.'
       ) from error
-    raise StorageError(
-      f'another job has taken over {self._copy.url}, which this one did not '
-      f'reach for minutes; what this one has done since lies in '
-      f'{self._copy.local}.'
-    )
 
   def _run(self) -> None:
-    last, published = snapshot.finished(self._copy.local), time.monotonic()
+    last, published = None, 0.0
     while not self._end.wait(LOOK) and not self._lease.is_lost:
       now = snapshot.finished(self._copy.local)
       if now == last and time.monotonic() - published < PERIOD:
         continue
       try:
-        if self._lease.require():
-          self._publish()
-      except remote_state.TakenOverError:
+        self._publish()
+      except TakenOverError:
         self._lease.is_lost = True
       except Exception as error:  # The job does not suffer from it.
         if not self._has_failed:

@@ -137,11 +137,13 @@ class TestPublish:
 
   def test_of_two_that_publish_one_fails(self, store, tmp_path):
     first = remote_state.Publisher(store, 'a', None)
+    _publish(first, _BEFORE, tmp_path / 'work')
     second = remote_state.Publisher(store, 'b', remote_state.read(store))
-    _publish(second, _BEFORE, tmp_path / 'work')
+    of_second = {**_BEFORE, 'metrics.jsonl': '2\n'}
+    _publish(second, of_second, tmp_path / 'work')
     with pytest.raises(remote_state.TakenOverError):
-      _publish(first, _AFTER, tmp_path / 'work')
-    assert _fetch(store, tmp_path / 'fetched') == _BEFORE
+      _publish(first, {**_BEFORE, 'metrics.jsonl': '3\n'}, tmp_path / 'work')
+    assert _fetch(store, tmp_path / 'fetched') == of_second
 
 
 class TestFetch:

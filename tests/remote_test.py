@@ -24,6 +24,7 @@ def _place(tmp_path, monkeypatch):
   monkeypatch.setattr(object_store, '_PAUSES', (0.0,))
   place = tmp_path / 'buckets' / 'mine' / 'data'
   place.mkdir(parents=True)
+  bucket.BucketFileSystem.reads.clear()
   return place
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from bt4rec import lease, object_store, remote, remote_state, remote_workdir
+from bt4rec import lease, object_store, remote_state, remote_workdir
 from bt4rec.errors import InputError, StorageError
 from tests import bucket
 
@@ -168,7 +168,7 @@ class TestHeld:
   def test_other_things_are_not_touched(self, cloud):
     cloud.place.mkdir(parents=True)
     (cloud.place / 'thesis').write_text('all of it')
-    with pytest.raises(InputError, match='holds other things .* thesis; name'):
+    with pytest.raises(InputError, match=r'holds other things .* thesis; name'):
       with cloud.job('first'):
         pass
     assert os.listdir(cloud.place) == ['thesis']
@@ -274,14 +274,17 @@ class TestLease:
               remote_workdir.held(_URL, handles_sigterm=False)
             )
           )
-          other = object_store.Store(_URL)
-          other.write('.bt4rec/lease.json', b'{"owner": "other", "time": 0}')
+          store = object_store.Store(_URL)
+          _write(cloud.folder, 'x', 'x')
+          remote_state.Publisher(
+            store, 'other', remote_state.read(store)
+          ).publish({'x': ('digest of x', 1)}, {'x': str(cloud.folder / 'x')})
+          store.write('.bt4rec/lease.json', b'{"owner": "other", "time": 0}')
           _write(directory, 'checkpoints/5/array', '5')
           assert told.wait(20)
     finally:
       signal.signal(signal.SIGTERM, before)
-    assert cloud.published() == {}
+    assert cloud.published() == {'x': 'x'}
     assert str(directory) in str(error.value)
-    # Its own lease is the other's.
+    # The lease is the other's now.
     assert (cloud.place / '.bt4rec' / 'lease.json').exists()
-    assert remote.is_url(_URL)
