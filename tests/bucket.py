@@ -106,6 +106,6 @@ if __name__ == '__main__':
   bucket.register()
   bucket.BucketFileSystem.break_at = int(os.environ.get('BREAK_AT', '0'))
   object_store._PAUSES = ()
-  remote_workdir.LOOK = 0.02
+  remote_workdir.LOOK = 0.2
   lease.BEAT, lease.PATIENCE, lease._LOOK = 0.2, 1.0, 0.05
   runpy.run_module('bt4rec.main', run_name='__main__', alter_sys=True)
