@@ -87,8 +87,9 @@ def naming(local: str, url: str) -> Iterator[None]:
   try:
     yield
   except _NAMING as error:
-    text = str(error).replace(local, url)
-    raise type(error)(text) from error
+    if local not in str(error):
+      raise
+    raise type(error)(str(error).replace(local, url)) from error
 
 
 def fetched(path: str, without: Sequence[str] = ()) -> str:

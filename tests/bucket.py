@@ -6,6 +6,7 @@ program, it is bt4rec.main that knows it:
   BUCKETS=FOLDER python -m tests.bucket --workdir=bucket://mine/run ...
 """
 
+import contextlib
 import os
 import pathlib
 import runpy
@@ -67,7 +68,12 @@ class BucketFileSystem(AbstractFileSystem):
 
   def rm_file(self, path):
     self._change()
-    self._place(path).unlink()
+    place = self._place(path)
+    place.unlink()
+    # A store has no folders that could be left.
+    with contextlib.suppress(OSError):
+      for folder in place.parents:
+        folder.rmdir()
 
   def cat_file(self, path, start=None, end=None, **kwargs):
     self.reads.append(path)
