@@ -18,6 +18,7 @@ from bt4rec import (
   command,
   datasets,
   help_text,
+  remote,
   summary,
   workdir,
 )
@@ -94,17 +95,13 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   if values.config is None:
     raise InputError('--config is missing; name a config file.')
-  directory = os.path.expanduser(
-    values.output or os.path.join('runs', f'card-{values.config.dataset.name}')
-  )
-  print(
-    describe(
-      values.config,
-      os.path.abspath(directory),
-      arrays=values.arrays,
-      plots=values.plots,
+  name = f'card-{values.config.dataset.name}'
+  output = remote.absolute(values.output or os.path.join('runs', name))
+  with remote.output(output) as directory:
+    text = describe(
+      values.config, directory, arrays=values.arrays, plots=values.plots
     )
-  )
+  print(text.replace(directory, output))
 
 
 if __name__ == '__main__':

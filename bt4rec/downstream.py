@@ -13,6 +13,7 @@ from bt4rec import (
   pretext,
   protocols,
   provenance,
+  remote,
   splits,
   supervised,
   tasks,
@@ -111,8 +112,9 @@ def run(
 def _warn_of_unfinished(config: ConfigDict) -> None:
   """Says that a pre-training goes on, or broke off, unless a step is named."""
   # The card is what a pre-training writes last.
-  card = os.path.join(config.init_from, 'README.md')
-  is_there = os.path.isdir(config.init_from)
+  source = remote.fetched(config.init_from)
+  card = os.path.join(source, 'README.md')
+  is_there = os.path.isdir(source)
   if is_there and config.init_step < 0 and not os.path.exists(card):
     logging.warning(
       'the pre-training in %s is not finished; its best checkpoint so far is '
@@ -131,7 +133,7 @@ def _describe(setting: supervised.Setting) -> dict:
     'batch_size': source.batch_size,
     'total_steps': source.total_steps,
     'step': checkpoint.step_of(
-      config.init_from, initial_encoder.step_of(config)
+      remote.fetched(config.init_from), initial_encoder.step_of(config)
     ),
     'num_negatives': pretext.num_negatives(source, num_items),
   }

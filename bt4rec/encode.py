@@ -25,6 +25,7 @@ from bt4rec import (
   pipeline,
   pretext,
   progress,
+  remote,
   scoring,
   vocabulary,
   workdir,
@@ -70,7 +71,7 @@ class Encoder:
     item_ids: [num_items] original item ids, ascending.
     max_length: Events of a sequence that are used, the newest.
     meta: What was stored with the checkpoint: dataset, scope, fingerprint.
-    directory: Workdir it comes from, '' if none.
+    directory: Workdir it comes from, or its URL; '' if none.
     scorer: What scores items for `recommend`, or None.
     exclude_seen: Whether `recommend` leaves out items already seen.
   """
@@ -226,7 +227,9 @@ class Encoder:
       )
     kind = 'task' if 'task' in self.meta else 'objective'
     command = workdir.downstream_command(
-      workdir.read_config(self.directory), self.directory, 'next_item'
+      workdir.read_config(remote.fetched(self.directory)),
+      self.directory,
+      'next_item',
     )
     raise InputError(
       f'{kind} {self.meta[kind]!r} of {self.directory} gives no item scores; '
@@ -251,16 +254,22 @@ def load_encoder(directory: str, step: int | None = None) -> Encoder:
   whose objective predicts items.
 
   Args:
-    directory: A workdir of a pre-training or of a downstream run. A probe's
-      holds a head alone; the encoder comes from the pre-training it was run
-      on, which must lie where it was, or beside the probe.
+    directory: A workdir of a pre-training or of a downstream run, or its URL.
+      A probe's holds a head alone; the encoder comes from the pre-training it
+      was run on, which must lie where it was, or beside the probe.
     step: Step of another checkpoint (`keep_steps`); None is the best.
 
   Raises:
     InputError: If the directory holds no such encoder, or the probe's encoder
       is missing or has changed.
   """
+  named, directory = remote.absolute(directory), remote.fetched(directory)
   directory = os.path.abspath(directory)
+  with remote.naming(directory, named):
+    return _load_encoder(directory, named, step)
+
+
+def _load_encoder(directory: str, named: str, step: int | None) -> Encoder:
   config = workdir.read_config(directory)
   # Its pre-trainings have its task, but not the description of the grid.
   if 'study' in config:
@@ -270,7 +279,7 @@ def load_encoder(directory: str, step: int | None = None) -> Encoder:
     )
   model = checkpoint.restore_model(directory, step)
   if 'encoder' not in model.params:
-    encoder = _encoder_of_probe(directory, model.meta)
+    encoder = _encoder_of_probe(named, model.meta)
     table = heads.probe_table(encoder.item_table)
   else:
     catalogue = vocabulary.load(directory)
@@ -280,7 +289,7 @@ def load_encoder(directory: str, step: int | None = None) -> Encoder:
       catalogue.item_ids,
       config.max_length,
       {**model.meta, 'step': model.step},
-      directory,
+      named,
     )
     if 'task' not in model.meta:
       scorer = _scorer_of_objective(config, catalogue, model.params)
@@ -316,7 +325,7 @@ def _encoder_of_probe(directory: str, meta: dict) -> Encoder:
     )
   # The two may have been moved together, to another machine for instance.
   beside = os.path.join(os.path.dirname(directory), os.path.basename(source))
-  found = [path for path in (source, beside) if os.path.isdir(path)]
+  found = [path for path in (source, beside) if remote.exists(path)]
   if not found:
     raise InputError(
       f'{directory} holds the probe of the encoder in {source}, which does '

@@ -4,6 +4,7 @@ One embedding a user of the workdir's dataset, or of another log, as Parquet
 with the original ids; item embeddings; an artifact for serving.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from bt4rec import (
   encode,
   features,
   provenance,
+  remote,
   summary,
   vocabulary,
   workdir,
@@ -25,6 +27,8 @@ from bt4rec import (
 from bt4rec import serving as serving_lib
 from bt4rec.datasets import SequenceDataset, logs
 from bt4rec.errors import InputError
+
+_OUTPUTS = ('output', 'items', 'serving')
 
 
 def export(
@@ -70,7 +74,7 @@ def export(
     )
   for path in filter(None, (output, items)):
     embedding_files.require_writable(path)
-  config = workdir.read_config(directory)
+  config = workdir.read_config(remote.fetched(directory))
   config.update_from_flattened_dict(overrides or {})
   encoder = encode.load_encoder(directory)
   source = {
@@ -109,9 +113,10 @@ def _load(config: ConfigDict, path: str) -> SequenceDataset:
   """
   if not path:
     return datasets.load(config.dataset)
+  named, path = path, remote.fetched(path)
   if not os.path.isfile(path):
     raise InputError(
-      f'{path} is no file; --sequences must name a CSV or Parquet file.'
+      f'{named} is no file; --sequences must name a CSV or Parquet file.'
     )
   fields = config.dataset
   columns = {**fields.columns.to_dict(), 'category': '', 'title': ''}
@@ -197,19 +202,24 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   if not values.workdir:
     raise InputError('--workdir is missing; name the workdir of a training.')
-  paths = {
-    name: os.path.expanduser(values[name].value or '')
-    for name in ('output', 'sequences', 'items', 'serving')
-  }
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
-  print(
-    export(
+  named = {name: values[name].value or '' for name in _OUTPUTS}
+  with contextlib.ExitStack() as stack:
+    paths = {
+      name: stack.enter_context(remote.output(path))
+      for name, path in named.items()
+    }
+    text = export(
       os.path.expanduser(values.workdir),
+      sequences=values.sequences or '',
       platforms=values.platforms,
       overrides=overrides,
       **paths,
     )
-  )
+  for name, path in named.items():
+    if remote.is_url(path):
+      text = text.replace(paths[name], path)
+  print(text)
 
 
 if __name__ == '__main__':

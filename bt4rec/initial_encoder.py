@@ -1,11 +1,9 @@
 """The encoder that a job starts from: that of `init_from`."""
 
-import os
-
 import numpy as np
 from ml_collections import ConfigDict
 
-from bt4rec import encode, features, splits, workdir
+from bt4rec import encode, features, remote, splits, workdir
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError
 
@@ -30,7 +28,7 @@ def with_own_encoder(config: ConfigDict) -> ConfigDict:
   # A fine-tuning without a pre-training is refused with its own sentence.
   if not trains_it or not config.init_from:
     return config
-  source = workdir.read_config(config.init_from)
+  source = workdir.read_config(remote.fetched(config.init_from))
   own = config.copy_and_resolve_references()
   own.update({field: source[field] for field in _OF_ENCODER})
   return own
@@ -63,7 +61,7 @@ def load(
       made from other data or another split of the users.
   """
   encoder = encode.load_encoder(config.init_from, step_of(config))
-  if encoder.directory != os.path.abspath(config.init_from):
+  if encoder.directory != remote.absolute(config.init_from):
     raise InputError(
       f'{config.init_from} holds a head without an encoder (a probe); use '
       f'--config.init_from={encoder.directory}, the workdir it was run on.'

@@ -4,6 +4,7 @@ Without flags it runs the quickstart. The config's `task` says what to run:
 a pre-training, a downstream task, a study over many of both, or a search.
 """
 
+import contextlib
 import os
 
 from absl import flags, logging
@@ -27,8 +28,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
-  'Output directory; giving the same one again resumes. The quickstart '
-  'writes to runs/quickstart by default.',
+  'Output directory, or its URL (gs://BUCKET/FOLDER); giving the same one '
+  'again resumes. The quickstart writes to runs/quickstart by default.',
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
@@ -59,25 +60,43 @@ def main(argv: list[str]) -> None:
     if config_flags.get_config_filename(flags.FLAGS['config']) != _QUICKSTART:
       raise InputError('--workdir is missing; name the output directory.')
     directory = os.path.join('runs', 'quickstart')
-  if '://' in directory:
-    raise InputError(
-      f'the workdir {directory} is no folder; name a local one. '
-      f'launch/mirror.sh keeps a copy of it in a bucket.'
-    )
   cluster: dict = {name: flag.value for name, flag in _CLUSTER.items()}
   given = [name for name, value in cluster.items() if value is not None]
   if given and not _DISTRIBUTED.value:
     raise InputError(f'--{given[0]} is read with --distributed alone; add it.')
   # Imported after the flags are checked, since JAX takes seconds.
-  from bt4rec import jobs, processes
+  from bt4rec import jobs, processes, remote
 
   if _DISTRIBUTED.value:
     processes.initialize(**cluster)
-  directory = os.path.abspath(os.path.expanduser(directory))
-  logging.info('output: %s', directory)
-  text = jobs.run(_CONFIG.value, directory)
+  logging.info('output: %s', remote.absolute(directory))
+  if remote.is_url(directory):
+    text = _run_in_bucket(directory)
+  else:
+    text = jobs.run(_CONFIG.value, remote.absolute(directory))
   if processes.is_first():
     print(text)
+
+
+def _run_in_bucket(url: str) -> str:
+  """Runs the job in a copy of a workdir that a URL names."""
+  from bt4rec import jobs, processes, remote_workdir
+
+  directory = url
+  try:
+    with contextlib.ExitStack() as stack:
+      if processes.is_first():
+        # Several processes have a handler of SIGTERM, which is JAX's.
+        is_alone = not _DISTRIBUTED.value
+        directory = stack.enter_context(remote_workdir.held(url, is_alone))
+      text = jobs.run(_CONFIG.value, directory)
+  except SystemExit:
+    # SIGTERM came, and all stop. The first one is not alone until it has
+    # published the last state.
+    processes.wait_for_all()
+    raise
+  processes.wait_for_all()
+  return text.replace(directory, url)
 
 
 if __name__ == '__main__':

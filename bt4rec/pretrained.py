@@ -1,7 +1,6 @@
 """A pre-training read back: its data, its model, before and after training."""
 
 import dataclasses
-import os
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from bt4rec import (
   pretext,
   pretrain,
   pretrain_data,
+  remote,
   splits,
   workdir,
 )
@@ -119,7 +119,7 @@ def load(directory: str, overrides: dict | None = None) -> Pretrained:
   """Reads a pre-training back.
 
   Args:
-    directory: The workdir of a pre-training.
+    directory: The workdir of a pre-training, or its URL.
     overrides: Dotted fields of the config -> values other than the workdir's,
       such as 'dataset.path' of data that have moved.
 
@@ -129,12 +129,13 @@ def load(directory: str, overrides: dict | None = None) -> Pretrained:
   """
   # It names what is wrong with a directory.
   encoder = encode.load_encoder(directory)
-  if 'task' in encoder.meta or encoder.directory != os.path.abspath(directory):
+  if 'task' in encoder.meta or encoder.directory != remote.absolute(directory):
     raise InputError(
       f'{directory} is a run on labels, not a pre-training; name the workdir '
       f'of the pre-training it began with.'
     )
-  config = workdir.read_config(directory)
+  local = remote.fetched(directory)
+  config = workdir.read_config(local)
   config.update_from_flattened_dict(overrides or {})
   dataset = datasets.load(config.dataset)
   splits.check_fingerprint(
@@ -144,7 +145,7 @@ def load(directory: str, overrides: dict | None = None) -> Pretrained:
   tables = pretrain.make_tables(
     config, dataset, pretrain_data.visible_events(dataset, config), model
   )
-  found = checkpoint.restore_model(directory)
+  found = checkpoint.restore_model(local)
   trained = {'params': found.params, 'batch_stats': found.batch_stats}
   return Pretrained(
     encoder.directory,

@@ -14,6 +14,7 @@ from absl import flags
 
 from bt4rec import (
   command,
+  remote,
   report_content,
   report_html,
   report_tables,
@@ -47,7 +48,7 @@ def write_report(directory: str) -> str:
   """
   lines = result_lines.read_results([directory])
   sections = report_content.make_sections(lines, with_plots=True)
-  save(sections, directory, [directory])
+  save(sections, directory, [remote.shown(directory)])
   return to_markdown(sections)
 
 
@@ -113,7 +114,7 @@ def save(
 
 def main(argv: list[str]) -> None:
   """Runs the command of the flags."""
-  directories = [os.path.expanduser(name) for name in argv[1:]]
+  directories = argv[1:]
   if not directories:
     raise InputError(
       'name the workdirs of studies or downstream jobs: python -m '
@@ -121,13 +122,15 @@ def main(argv: list[str]) -> None:
     )
   output = flags.FLAGS.output
   if output is None:
-    alone = len(directories) == 1
-    output = directories[0] if alone else os.path.join('runs', 'report')
+    is_own = len(directories) == 1 and not remote.is_url(directories[0])
+    output = directories[0] if is_own else os.path.join('runs', 'report')
   lines = result_lines.read_results(directories)
   sections = report_content.make_sections(lines, with_plots=True)
   # First: it is seen even where the folder cannot be written to.
   print(to_markdown(sections))
-  print('\n'.join(save(sections, os.path.expanduser(output), directories)))
+  with remote.output(output) as folder:
+    written = '\n'.join(save(sections, folder, directories))
+  print(written.replace(folder, output))
 
 
 if __name__ == '__main__':
@@ -135,6 +138,7 @@ if __name__ == '__main__':
   flags.DEFINE_string(
     'output',
     None,
-    'Output folder; default: the workdir if there is one, else runs/report.',
+    'Output folder; default: the workdir if there is one on this machine, else '
+    'runs/report.',
   )
   command.run(main)

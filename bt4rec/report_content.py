@@ -8,11 +8,13 @@ from absl import logging
 
 from bt4rec import (
   figures,
+  remote,
   report_plots,
   report_tables,
   result_lines,
   workdir,
 )
+from bt4rec.errors import InputError, StorageError
 
 _GAIN = 'Gain: of Barlow Twins, relative, of the means.'
 _INTERVAL = (
@@ -120,16 +122,16 @@ def _provenance(lines: list[dict]) -> dict[str, str]:
     'Versions': '; '.join(versions),
     'Command': '; '.join(values('command')),
     'Results': ', '.join(
-      f'{directory} ({count})' for directory, count in _counts(lines).items()
+      f'{name} ({count})' for name, count in _counts(lines, 'workdir').items()
     ),
   }
   return {name: fact for name, fact in facts.items() if fact}
 
 
-def _counts(lines: list[dict]) -> dict[str, int]:
+def _counts(lines: list[dict], key: str) -> dict[str, int]:
   counts: dict[str, int] = {}
   for line in lines:
-    counts[line['directory']] = counts.get(line['directory'], 0) + 1
+    counts[line[key]] = counts.get(line[key], 0) + 1
   return counts
 
 
@@ -153,10 +155,19 @@ def _pictures(dataset: str, lines: list[dict]) -> list[Picture]:
   ]
 
 
+def _copy_of(source: str) -> str:
+  """Where a pre-training can be read; where it cannot it has no curve."""
+  try:
+    return remote.fetched(source, without=['checkpoints'])
+  except (InputError, StorageError) as error:
+    logging.warning('no learning curve of %s: %s', source, error)
+    return source
+
+
 def _runs(lines: list[dict]) -> dict[str, list[list[dict]]]:
   """Name -> metrics of its runs: the trainings, and what they started from."""
   folders: dict[str, str] = {}
-  for directory, count in _counts(lines).items():
+  for directory, count in _counts(lines, 'directory').items():
     pretrainings = os.path.join(directory, 'pretrain')
     if os.path.isdir(pretrainings):
       for name in sorted(os.listdir(pretrainings)):
@@ -165,7 +176,8 @@ def _runs(lines: list[dict]) -> dict[str, list[list[dict]]]:
     if os.path.exists(os.path.join(directory, 'config.json')):
       source = workdir.read_config(directory).get('init_from')
       if source:
-        folders.setdefault(os.path.abspath(source), os.path.basename(source))
+        copy = _copy_of(source)
+        folders.setdefault(os.path.abspath(copy), os.path.basename(source))
     if count == 1:
       (line,) = (li for li in lines if li['directory'] == directory)
       (row,) = result_lines.by_row([line])

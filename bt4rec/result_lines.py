@@ -1,7 +1,8 @@
 """Finished evaluations, as lines of `results.jsonl`: read, check, group.
 
-A line is a dict as `downstream.run` returns it, here with the key `directory`
-besides: the workdir it was read from.
+A line is a dict as `downstream.run` returns it, here with two keys besides:
+`workdir`, that it was read from, as it was named; and `directory`, where that
+is, or its copy.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bt4rec import downstream, workdir
+from bt4rec import downstream, remote, workdir
 from bt4rec.errors import InputError
 
 # Task -> the metric of the main table.
@@ -103,14 +104,18 @@ def read_results(directories: list[str]) -> list[dict]:
   """
   lines: list[dict] = []
   for directory in directories:
-    path = os.path.join(directory, 'results.jsonl')
-    found = workdir.read_lines(path)
+    # Checkpoints are the most of a workdir, and not read.
+    local = remote.fetched(directory, without=['checkpoints'])
+    found = workdir.read_lines(os.path.join(local, 'results.jsonl'))
     if not found:
       raise InputError(
-        f'{path} has no finished evaluation; name the workdirs of studies or '
-        f'downstream jobs.'
+        f'{directory}/results.jsonl has no finished evaluation; name the '
+        f'workdirs of studies or downstream jobs.'
       )
-    lines.extend({**line, 'directory': directory} for line in found)
+    lines.extend(
+      {**line, 'directory': local, 'workdir': remote.shown(directory)}
+      for line in found
+    )
   for of_dataset in by_dataset(lines).values():
     _check_comparable(of_dataset)
     _check_distinct(of_dataset)
@@ -283,7 +288,7 @@ def _check_distinct(lines: list[dict]) -> None:
     )
     for (task, fraction, seed), same in cells.items():
       if len(same) > 1:
-        folders = ' and in '.join(line['directory'] for line in same)
+        folders = ' and in '.join(line['workdir'] for line in same)
         raise InputError(
           f'{row.name} on {task} of {lines[0]["dataset"]} with label fraction '
           f'{fraction:g} and seed {seed} is there more than once, in '

@@ -20,6 +20,7 @@ from bt4rec import (
   plans,
   popularity,
   pretrain_data,
+  remote,
   splits,
   train,
   train_step,
@@ -77,7 +78,7 @@ class Setting:
     """The config of the pre-training, None if there is none."""
     if not self.config.init_from:
       return None
-    return workdir.read_config(self.config.init_from)
+    return workdir.read_config(remote.fetched(self.config.init_from))
 
   @functools.cached_property
   def visible(self) -> np.ndarray:

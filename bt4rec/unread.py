@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from bt4rec import pretext, protocols, tasks, workdir
+from bt4rec import pretext, protocols, remote, tasks, workdir
 from bt4rec.errors import InputError
 from bt4rec.objectives.weighted_sum import parse_sum
 
@@ -262,9 +262,10 @@ def check(
   """
   parts = list(parts)
   defaults = _defaults(config)
-  source = {}
+  before, source = None, {}
   if config.init_from:
-    source = _flatten(workdir.read_config(config.init_from))
+    before = workdir.read_config(remote.fetched(config.init_from))
+    source = _flatten(before)
   ignored, remedy = [], 'leave it out'
   for field, value in _flatten(config).items():
     known = [given[field] for given in defaults if field in given]
@@ -284,7 +285,7 @@ def check(
       notes = [f'read by {_reader(parts[0](config), field)}']
     if field in source and source[field] not in known:
       notes.append(f'{config.init_from} has {source[field]!r}')
-    if source and not _reader(workdir.read_config(config.init_from), field):
+    if before and not _reader(before, field):
       remedy = 'leave it out, or pre-train with it'
     ignored.append(f'{field}={value!r} ({"; ".join(notes)})')
   if ignored:

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -85,7 +86,12 @@ def check_config(config: ConfigDict, workdir: str) -> None:
   # What refused a job has a remedy, which often is another value.
   if os.path.exists(path) and _has_outcome(workdir):
     before = _flatten(read_config(workdir).to_dict())
-    given = {k: v for k, v in _flatten(now).items() if not is_free(k)}
+    given = {
+      key: value
+      for key, value in _flatten(now).items()
+      if not is_free(key)
+      and not _has_moved(key, before.get(key), value, workdir)
+    }
     check_same({key: before.get(key) for key in given}, given, workdir)
   write_atomically(path, json.dumps(now, indent=2, sort_keys=True) + '\n')
 
@@ -111,6 +117,20 @@ def check_same(before: dict, now: dict, what: str) -> None:
       f'{what} was made with another config: {"; ".join(changes)}; use the '
       f'same values, or another --workdir.'
     )
+
+
+def _has_moved(key: str, before: Any, now: Any, workdir: str) -> bool:
+  """Whether it is the encoder of the same study, in another place.
+
+  As that of a study in a bucket, whose copies lie elsewhere on each machine.
+  """
+  if key != 'init_from' or not before or not now:
+    return False
+  study = os.path.dirname(os.path.dirname(os.path.abspath(workdir)))
+  inside = os.path.relpath(now, study)
+  return not inside.startswith(os.pardir) and before.endswith(
+    f'{os.sep}{inside}'
+  )
 
 
 def _has_outcome(workdir: str) -> bool:

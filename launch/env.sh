@@ -4,6 +4,7 @@
 # Sourced by the other scripts, which name the extras they need:
 #   make_env [EXTRA...]            `.venv`, with plots and the accelerator's JAX
 #   make_env_at FOLDER [EXTRA...]  another one
+#   extras_of FLAG...              prints those that a job needs
 # A stamp of setup.cfg and pyproject.toml tells whether there is work to do, so
 # a second start costs milliseconds. BT4REC_ACCELERATOR=cpu|cuda|tpu picks the
 # JAX build, BT4REC_PYTHON the interpreter (3.11 or newer).
@@ -38,6 +39,10 @@ make_env() {
          'cpu, cuda or tpu.' >&2
        return 1 ;;
   esac
+}
+
+extras_of() {  # The extras that the flags of a job need.
+  case " $* " in *[=\ ]gs://*) echo gcs ;; esac
 }
 
 make_env_at() {

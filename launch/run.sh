@@ -4,5 +4,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
-make_env
+# shellcheck disable=SC2046
+make_env $(extras_of "$@")
 exec .venv/bin/python -m bt4rec.main "$@"

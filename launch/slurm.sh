@@ -100,7 +100,9 @@ if [ -n "$dry_run" ]; then
 fi
 command -v sbatch >/dev/null ||
   refuse 'sbatch is not installed; run this where jobs are submitted.'
-BT4REC_ACCELERATOR="${BT4REC_ACCELERATOR:-cuda}" make_env
+# shellcheck disable=SC2046
+BT4REC_ACCELERATOR="${BT4REC_ACCELERATOR:-cuda}" make_env \
+  $(extras_of "${job[@]}")
 mkdir -p runs/slurm
 print_script >"$script"
 id="$(sbatch --parsable "$script")"

@@ -2,21 +2,19 @@
 # Runs a job on a Cloud TPU VM or pod slice, from its making to its deletion:
 #
 #   launch/tpu_vm.sh run --name=NAME --zone=ZONE --type=v5litepod-8 \
-#     --spot --bucket=gs://BUCKET/FOLDER \
-#     -- --config=configs/pretrain.py:ml20m --workdir=runs/ml20m
+#     --spot \
+#     -- --config=configs/pretrain.py:ml20m --workdir=gs://BUCKET/ml20m
 #
 # What stands after -- are the flags of bt4rec.main; each worker of a slice is
 # a process of the job (--distributed). `run` asks for the TPU as a queued
 # resource, waits for it, copies this checkout there (what git ignores stays
 # here), makes the environment, starts the job, shows what it prints, and
 # deletes the TPU when it is done, with the job's exit status. Where a spot TPU
-# is preempted, another is asked for, and the job goes on from the bucket. The
+# is preempted, another is asked for, and the job goes on from its workdir, which
+# with --spot must be in a bucket, since a preempted TPU loses its disk. The
 # same command goes on too after it was interrupted itself: the job does not
 # need it. The steps by themselves: create, install, start, follow, delete.
 #
-#   --bucket=gs://…   the copy of the workdir (launch/mirror.sh); with --spot
-#                     it must be given, since a preempted TPU loses its disk
-#   --data=gs://…     copied to the folder `data` of each worker
 #   --spot            cheaper, and may be taken away at any time
 #   --keep            leave the TPU there at the end; it costs
 #   --runtime=…       of the TPU; by default the one that fits --type
@@ -29,12 +27,12 @@
 # commands checked by gcloud itself; not yet run on a real TPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/env.sh
 source launch/flags.sh
 
-name='' zone='' type='' runtime='' project='' bucket='' data='' poll=30
+name='' zone='' type='' runtime='' project='' poll=30
 spot='' keep='' dry_run='' words=() job=()
-parse_flags 'name zone type runtime project bucket data poll' \
-  'spot keep dry_run' "$@"
+parse_flags 'name zone type runtime project poll' 'spot keep dry_run' "$@"
 actions='run, create, install, start, follow or delete'
 [ ${#words[@]} -eq 1 ] || refuse "say what to do once: $actions."
 action="${words[0]}"
@@ -53,18 +51,15 @@ require_number poll
 if [ "$action" = run ] || [ "$action" = start ]; then
   [ ${#job[@]} -gt 0 ] ||
     refuse 'there is no job to run; the flags of bt4rec.main stand after --.'
-  [ -n "$(workdir_of "${job[@]}")" ] ||
+  workdir="$(workdir_of "${job[@]}")"
+  [ -n "$workdir" ] ||
     refuse 'the job has no --workdir=…; name its output directory.'
-  [ -z "$spot" ] || [ -n "$bucket" ] ||
-    refuse '--spot needs --bucket=gs://BUCKET/FOLDER: a TPU that is' \
+  [ -z "$spot" ] || [[ "$workdir" == *://* ]] ||
+    refuse '--spot needs --workdir=gs://BUCKET/FOLDER: a TPU that is' \
       'preempted loses its disk, and the job goes on from there.'
 else
   [ ${#job[@]} -eq 0 ] || refuse "$action takes no flags of the job."
 fi
-for place in "$bucket" "$data"; do
-  [[ -z "$place" || "$place" =~ ^gs://[^/]+ ]] ||
-    refuse "'$place' is no folder of a bucket; write gs://BUCKET/FOLDER."
-done
 if [ -n "$type" ] && [ -z "$runtime" ]; then
   # https://cloud.google.com/tpu/docs/runtimes
   case "$type" in
@@ -131,11 +126,9 @@ pack() {
 install() {
   local archive="${TMPDIR:-/tmp}/bt4rec-$name.tar.gz"
   local line="$environment tar -xzf bt4rec.tar.gz; cd bt4rec;"
-  line+=' source launch/env.sh; make_env'
-  if [ -n "$data" ]; then
-    line+="; mkdir -p data; $(
-      quoted gcloud storage rsync "$data" data --recursive)"
-  fi
+  local extras
+  extras="$(extras_of ${job[@]+"${job[@]}"})"
+  line+=" source launch/env.sh; make_env${extras:+ $extras}"
   [ -n "$dry_run" ] || pack "$archive" || return
   tpu tpu-vm scp "$archive" "$name:bt4rec.tar.gz" "${place[@]}" --worker=all \
     --quiet && on_workers "$line"
@@ -145,9 +138,6 @@ install() {
 # One that runs already is left alone.
 start() {
   local command=(launch/run.sh --distributed "${job[@]}")
-  if [ -n "$bucket" ]; then
-    command=(launch/mirror.sh "--bucket=$bucket" -- "${command[@]}")
-  fi
   on_workers "$environment cd bt4rec; $(
     )if flock --nonblock job.lock true; then rm -f job.status; $(
     )setsid flock job.lock bash -c $(

@@ -1,9 +1,7 @@
 """Stand-ins for gcloud and the commands of SLURM, as programs for PATH.
 
-A folder is the cloud: `buckets/` has a folder for each bucket, `journal` a line
-for each change of one, `state` the state of the one TPU, `vm/` its disk,
-`calls` a line for each call. As a real bucket, this one keeps files and no
-folders.
+A folder is the cloud: `state` is the state of the one TPU, `vm/` its disk,
+`calls` a line for each call.
 """
 
 import json
@@ -11,7 +9,6 @@ import os
 import pathlib
 import sys
 import textwrap
-from collections.abc import Iterator
 
 _GCLOUD = """
 import json, os, pathlib, shutil, subprocess, sys
@@ -24,51 +21,6 @@ flags = dict(
   if word.startswith('--')
 )
 state = cloud / 'state'
-
-
-def local(path):
-  if path.startswith('gs://'):
-    return cloud / 'buckets' / path.removeprefix('gs://')
-  return pathlib.Path(path)
-
-
-def files(folder):
-  return {str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file()}
-
-
-def note(kind, path, text=''):
-  with open(cloud / 'journal', 'a') as f:
-    f.write(json.dumps([kind, str(path), text]) + '\\n')
-
-
-def put(source, target):
-  target.parent.mkdir(parents=True, exist_ok=True)
-  shutil.copy(source, target)
-  note('put', target, target.read_bytes()[:100].decode('latin-1'))
-
-
-def storage(verb, source, target=None):
-  source = local(source)
-  if verb == 'ls':
-    if not source.is_dir() or not files(source):
-      sys.exit('ERROR: One or more URLs matched no objects.')
-  elif verb == 'cat':
-    if not source.exists():
-      sys.exit('ERROR: The following URLs matched no objects or files:')
-    print(source.read_text(), end='')
-  elif verb == 'cp':
-    put(source, local(target))
-  else:
-    assert verb == 'rsync' and 'recursive' in flags
-    # In the order that leaves least if it is broken off.
-    if 'delete-unmatched-destination-objects' in flags:
-      for path in files(local(target)) - files(source):
-        (local(target) / path).unlink()
-        note('delete', local(target) / path)
-    for path in sorted(files(source)):
-      put(source / path, local(target) / path)
-      if os.environ.get('BREAKS') == path:
-        sys.exit('ERROR: the connection broke')
 
 
 def queued_resources(verb, name=None):
@@ -111,9 +63,7 @@ def tpu_vm(verb, *names):
 
 with open(cloud / 'calls', 'a') as f:
   f.write(json.dumps(sys.argv[1:]) + '\\n')
-if words[0] == 'storage':
-  storage(*words[1:])
-elif words[2] == 'queued-resources':
+if words[2] == 'queued-resources':
   queued_resources(*words[3:])
 else:
   tpu_vm(*words[3:])
@@ -170,21 +120,3 @@ class Cloud:
     path = self.folder / 'calls'
     lines = path.read_text().splitlines() if path.exists() else []
     return [' '.join(json.loads(line)) for line in lines]
-
-  def moments(self, url: str) -> Iterator[dict[str, str]]:
-    """Path -> the first 100 bytes, of a bucket's folder after each change."""
-    now = {}
-    for line in (self.folder / 'journal').read_text().splitlines():
-      kind, path, text = json.loads(line)
-      if not pathlib.Path(path).is_relative_to(self.bucket(url)):
-        continue
-      name = str(pathlib.Path(path).relative_to(self.bucket(url)))
-      if kind == 'put':
-        now[name] = text
-      else:
-        del now[name]
-      yield dict(now)
-
-  def bucket(self, url: str) -> pathlib.Path:
-    """The folder that stands for one of a bucket."""
-    return self.folder / 'buckets' / url.removeprefix('gs://')

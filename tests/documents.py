@@ -175,6 +175,8 @@ class Workspace:
     if program == 'taskset':
       return self.run(block, arguments[2:])
     if program == 'launch/run.sh':
+      # A bucket that is there as long as the command.
+      arguments = [word.replace('gs://', 'memory://') for word in arguments]
       return self._module('bt4rec.main', arguments)
     if program == 'launch/prepare.sh':
       return self._prepare(arguments)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,6 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _TOTAL = 240
 # Step by step, so that a test can see how far a job has come.
 _COMMAND = (
-  *(sys.executable, '-m', 'bt4rec.main'),
   '--config=configs/pretrain.py:synthetic',
   '--config.dataset.synthetic.num_users=120',
   '--config.dataset.synthetic.num_items=40',
@@ -53,11 +53,14 @@ def _start(tmp_path_factory):
   }
   processes = []
 
-  def start(workdir, *flags, **options):
+  def start(workdir, *flags, program='bt4rec.main', variables=None, **options):
     process = subprocess.Popen(
-      [*_COMMAND, f'--workdir={workdir}', *flags],
+      [
+        *(sys.executable, '-m', program, *_COMMAND),
+        *(f'--workdir={workdir}', *flags),
+      ],
       cwd=_ROOT,
-      env=environment,
+      env={**environment, **(variables or {})},
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
       text=True,
@@ -298,3 +301,56 @@ class TestDisk:
     status, said = _finish(start(tmp_path))
     assert status == 2 and 'another job is running in the workdir' in said
     assert first.poll() is None or _finish(first) == (0, '')
+
+
+class TestBucket:
+  """A workdir in a bucket; `tests/bucket.py` stands for one."""
+
+  def test_ends_with_the_same_bits(self, start, undisturbed, tmp_path):
+    url, place = 'bucket://mine/run', tmp_path / 'buckets' / 'mine' / 'run'
+    place.parent.mkdir(parents=True)
+    cache = tmp_path / 'cache'
+
+    def start_here(**variables):
+      return start(
+        url,
+        program='tests.bucket',
+        variables={
+          'BUCKETS': str(tmp_path / 'buckets'),
+          'XDG_CACHE_HOME': str(cache),
+          **variables,
+        },
+      )
+
+    # Killed in the midst of an upload, of some forty changes each, and the
+    # disk is lost.
+    assert _finish(start_here(BREAK_AT='130')) == (-signal.SIGKILL, '')
+    assert (place / 'checkpoints').exists()
+    shutil.rmtree(cache)
+    # Killed in training; the disk stays, and is ahead of the bucket.
+    job = start_here()
+    (copy,) = _when(cache.glob, 'bt4rec/workdirs/*/workdir/run')
+    assert _wait_for(job, copy, 'training', 90)
+    job.kill()
+    assert _finish(job) == (-signal.SIGKILL, '')
+    # Warned, and then lost with the disk.
+    job = start_here()
+    assert _wait_for(job, copy, 'training', 160)
+    job.terminate()
+    assert _finish(job) == (128 + signal.SIGTERM, '')
+    stopped_at = _lines(copy)[-1]['step']
+    shutil.rmtree(cache)
+    assert _lines(place)[-1]['step'] == stopped_at >= 160
+    assert _finish(start_here()) == (0, '')
+    assert _lines(place) == _lines(undisturbed)
+    assert _different_bits(undisturbed, place) == 0
+    assert {*os.listdir(place)} - {'.bt4rec'} == {*os.listdir(undisturbed)} - {
+      'lock'
+    }
+
+
+def _when(find, pattern) -> list[pathlib.Path]:
+  """What is found, once it is there."""
+  while not (found := list(find(pattern))):
+    time.sleep(0.01)
+  return found

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -16,8 +15,9 @@ from tests import cloud as stand_ins
 _ROOT = pathlib.Path(__file__).parents[1]
 _BUCKET = 'gs://mine/ml20m'
 _TPU = ('--name=bt', '--zone=here')
-_SPOT = (*_TPU, '--type=v4-8', '--spot', f'--bucket={_BUCKET}', '--poll=0')
+_SPOT = (*_TPU, '--type=v4-8', '--spot', '--poll=0')
 _JOB = ('--', '--config=configs/quickstart.py', '--workdir=runs/x')
+_IN_BUCKET = ('--', '--config=configs/quickstart.py', f'--workdir={_BUCKET}')
 
 
 @pytest.fixture(name='cloud')
@@ -38,7 +38,7 @@ def _run(script, *arguments, environment=None):
   )
 
 
-@pytest.mark.parametrize('script', ['tpu_vm', 'slurm', 'mirror'])
+@pytest.mark.parametrize('script', ['tpu_vm', 'slurm'])
 def test_help_is_the_comment_at_the_top(script):
   done = _run(script, '--help')
   assert done.returncode == 0
@@ -63,7 +63,6 @@ def test_help_is_the_comment_at_the_top(script):
     ('tpu_vm', ('run', *_TPU, '--type=v4-8', '--', '-v'), 'no --workdir=…'),
     ('tpu_vm', ('run', *_TPU, '--type=v4-8', '--spot', *_JOB), '--spot needs'),
     ('tpu_vm', ('run', *_TPU, '--type=v99-8', *_JOB), '--runtime=…'),
-    ('tpu_vm', ('run', *_SPOT, '--bucket=mine', *_JOB), "'mine' is no folder"),
     ('tpu_vm', ('delete', *_TPU, *_JOB), 'takes no flags of the job'),
     ('slurm', _JOB, 'needs --gpus=…'),
     ('slurm', ('--gpus=all', *_JOB), "--gpus='all' is not a whole number"),
@@ -71,10 +70,6 @@ def test_help_is_the_comment_at_the_top(script):
     ('slurm', ('--gpus=1',), 'there is no job to run'),
     ('slurm', ('--gpus=1', '--', '--config=a'), 'no --workdir=…'),
     ('slurm', ('--gpus=1', '--name=a b', *_JOB), "'a b' is no name"),
-    ('mirror', ('--', 'launch/run.sh', *_JOB), 'needs --bucket=…'),
-    ('mirror', ('--bucket=runs/y', *_JOB), 'is no folder of a bucket'),
-    ('mirror', (f'--bucket={_BUCKET}',), 'there is no job to run'),
-    ('mirror', (f'--bucket={_BUCKET}', '--', 'true'), 'no --workdir=…'),
   ],
 )
 def test_bad_flags_are_one_sentence(script, arguments, sentence):
@@ -86,7 +81,7 @@ def test_bad_flags_are_one_sentence(script, arguments, sentence):
 
 class TestDryRun:
   def test_of_a_tpu(self):
-    job = ('--', '--config.objective=a + b', '--workdir=runs/x')
+    job = ('--', '--config.objective=a + b', f'--workdir={_BUCKET}')
     done = _run('tpu_vm', '--dry_run', 'run', *_SPOT, *job)
     assert done.returncode == 0, done.stderr
     gcloud = 'gcloud compute tpus'
@@ -104,7 +99,7 @@ class TestDryRun:
     assert scp.endswith(
       'bt4rec-bt.tar.gz bt:bt4rec.tar.gz --zone=here --worker=all --quiet'
     )
-    assert "source launch/env.sh; make_env' --quiet" in install
+    assert "source launch/env.sh; make_env gcs' --quiet" in install
     for line in (install, start, follow, ask):
       assert line.startswith(
         f"{gcloud} tpu-vm ssh bt --zone=here --worker=all '--command="
@@ -116,11 +111,11 @@ class TestDryRun:
     line = _words(start)[-2].removeprefix('--command=')
     body = re.search(r'bash -c (.*) >job.log', line)[1]
     assert _words(_words(body)[0].partition(';')[0]) == [
-      'launch/mirror.sh',
-      f'--bucket={_BUCKET}',
-      '--',
       *('launch/run.sh', '--distributed', *job[1:]),
     ]
+    # A disk of its own needs no bucket.
+    flags = ('--dry_run', 'run', *_TPU, '--type=v4-8', *_JOB)
+    assert "launch/env.sh; make_env' --quiet" in _run('tpu_vm', *flags).stdout
 
   def test_of_a_step_of_it(self):
     done = _run('tpu_vm', '--dry_run', 'delete', *_TPU, '--project=p')
@@ -165,24 +160,6 @@ class TestDryRun:
     assert '#SBATCH --ntasks-per-node=1\n' in done.stdout
     assert '--distributed' not in done.stdout
 
-  def test_of_a_mirror(self):
-    done = _run(
-      *('mirror', '--dry_run', f'--bucket={_BUCKET}/', '--'),
-      *('launch/run.sh', '--workdir=my runs/x'),
-    )
-    lines = [line for line in done.stdout.splitlines() if line[0] != '#']
-    storage, there = 'gcloud storage', "'my runs/x.snapshot' gs://mine/ml20m"
-    assert lines == [
-      f'{storage} ls gs://mine/ml20m/',
-      f'{storage} cat gs://mine/ml20m/mirror_id',
-      f"{storage} rsync gs://mine/ml20m 'my runs/x' --recursive",
-      "launch/run.sh '--workdir=my runs/x'",
-      f"{storage} cp 'my runs/x/mirror_id' gs://mine/ml20m/mirror_id",
-      f'{storage} rsync {there} --recursive',
-      f'{storage} rsync {there} --recursive '
-      f'--delete-unmatched-destination-objects',
-    ]
-
 
 def _words(line: str) -> list[str]:
   """What bash makes of a line, without running what is in it."""
@@ -195,18 +172,17 @@ def _words(line: str) -> list[str]:
   return done.stdout.split('\0')[:-1]
 
 
-# A job that holds its workdir as a real one does, and counts how often it has
-# been started in it.
+# A job that counts how often it has been started in its workdir.
 _COUNTS = """
 import os, pathlib, signal, sys, time
 words = dict(word.partition('=')[::2] for word in sys.argv)
-workdir = pathlib.Path(words['--workdir'])
+cloud = pathlib.Path(os.environ['CLOUD'])
+# The job reads and writes a bucket itself.
+workdir = cloud / words['--workdir'].replace('gs://', 'buckets/')
 workdir.mkdir(parents=True, exist_ok=True)
-(workdir / 'lock').touch()
 count = workdir / 'count'
 starts = int(count.read_text()) + 1 if count.exists() else 1
 count.write_text(str(starts))
-cloud = pathlib.Path(os.environ['CLOUD'])
 with open(cloud / 'starts', 'a') as f:
   f.write(f'{starts} ')
 print('start', starts, flush=True)
@@ -252,19 +228,18 @@ class TestTpuVm:
 if starts == 1:
   sys.exit(143)  # Warned, but the TPU stays.
 if not (cloud / 'preempted').exists():
-  # Taken away with its disk, and nothing is copied any more.
+  # Taken away with its disk.
   (cloud / 'preempted').touch()
   (cloud / 'state').write_text('SUSPENDED')
   os.killpg(0, signal.SIGKILL)
 """,
-      *('run', *_SPOT, *_JOB),
+      *('run', *_SPOT, *_IN_BUCKET),
     )
     output, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
-    # The second time was lost with the disk.
-    assert (cloud.folder / 'starts').read_text() == '1 2 2 '
-    assert (cloud.bucket(_BUCKET) / 'count').read_text() == '2'
-    assert output.rstrip().endswith('start 2')
+    # The bucket has what the lost disk had not.
+    assert (cloud.folder / 'starts').read_text() == '1 2 3 '
+    assert output.rstrip().endswith('start 3')
     assert self._verbs(cloud) == ['create', 'delete'] * 2
     assert 'TPU bt: SUSPENDED' in errors
 
@@ -277,7 +252,7 @@ if not (cloud / 'failed').exists():
   (cloud / 'going').touch()
   sys.exit(1)
 """,
-      *('run', *_SPOT, *_JOB),
+      *('run', *_SPOT, *_IN_BUCKET),
     )
     assert run.wait(timeout=300) == 0, run.stderr.read()
     assert (cloud.folder / 'starts').read_text() == '1 2 '
@@ -298,14 +273,14 @@ if not (cloud / 'failed').exists():
 
   def test_the_job_needs_nobody_who_watches(self, cloud):
     code = "wait_for(cloud / 'enough')"
-    run = self._start(cloud, code, 'run', *_SPOT, *_JOB)
+    run = self._start(cloud, code, 'run', *_SPOT, *_IN_BUCKET)
     _wait_for(cloud.folder / 'starts')
     while not any('tail' in call for call in cloud.calls):
       time.sleep(0.02)
     os.killpg(run.pid, signal.SIGINT)  # Ctrl-C.
     assert 'the TPU and its job go on' in run.communicate(timeout=300)[1]
     assert run.returncode == 130
-    again = self._start(cloud, code, 'run', *_SPOT, *_JOB)
+    again = self._start(cloud, code, 'run', *_SPOT, *_IN_BUCKET)
     while sum('tail' in call for call in cloud.calls) < 2:
       time.sleep(0.02)
     (cloud.folder / 'enough').touch()
@@ -315,283 +290,10 @@ if not (cloud / 'failed').exists():
 
   def test_a_tpu_that_cannot_be_had_ends_it(self, cloud):
     cloud.add('gcloud', 'import sys\nsys.exit("no quota")')
-    run = self._start(cloud, '', 'run', *_SPOT, *_JOB)
+    run = self._start(cloud, '', 'run', *_SPOT, *_IN_BUCKET)
     errors = run.communicate(timeout=300)[1]
     assert run.returncode == 1
     assert 'no quota' in errors and 'TPU bt cannot be used' in errors
-
-
-class TestMirror:
-  def _start(self, cloud, workdir, code, *flags, name='job', **variables):
-    job = cloud.add(name, _COUNTS + code)
-    return subprocess.Popen(
-      [
-        *('bash', 'launch/mirror.sh', f'--bucket={_BUCKET}', *flags),
-        *('--', job, f'--workdir={workdir}'),
-      ],
-      cwd=_ROOT,
-      env={**cloud.environment, **variables},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  def test_copies_while_the_job_runs_and_after(self, cloud, tmp_path):
-    bucket = cloud.bucket(_BUCKET)
-    there = str(bucket / 'count')
-    mirror = self._start(
-      cloud,
-      tmp_path / 'my runs',
-      f"""
-(workdir / 'old').touch()
-for name in ('half.tmp', 'checkpoints/5.orbax-checkpoint-tmp/array'):
-  (workdir / name).parent.mkdir(parents=True, exist_ok=True)
-  (workdir / name).touch()
-wait_for(pathlib.Path({there!r}))
-(workdir / 'old').unlink()
-(workdir / 'late').write_text('late')
-sys.exit(7)
-""",
-      '--every=0',
-    )
-    assert mirror.wait(timeout=300) == 7, mirror.stderr.read()
-    # No lock, and nothing half written or deleted.
-    assert sorted(p.name for p in bucket.rglob('*') if p.is_file()) == [
-      *('count', 'late', 'mirror_id'),
-    ]
-    assert not (tmp_path / 'my runs.snapshot').exists()
-
-  def test_a_lost_workdir_is_fetched(self, cloud, tmp_path):
-    workdir = tmp_path / 'x'
-    for starts in ('1', '2', '3'):
-      mirror = self._start(cloud, workdir, '')
-      assert mirror.wait(timeout=300) == 0
-      assert (workdir / 'count').read_text() == starts
-      if starts == '1':
-        shutil.rmtree(workdir)
-
-  def test_what_went_on_elsewhere_is_not_overwritten(self, cloud, tmp_path):
-    first, second = tmp_path / 'first', tmp_path / 'second'
-    for workdir in (first, second):
-      assert self._start(cloud, workdir, '').wait(timeout=300) == 0
-    mirror = self._start(cloud, first, '')
-    errors = mirror.communicate(timeout=300)[1]
-    assert mirror.returncode == 2 and 'has gone on elsewhere' in errors
-    assert (first / 'count').read_text() == '1'
-    assert (cloud.bucket(_BUCKET) / 'count').read_text() == '2'
-    # One that was killed before its first copy is not elsewhere.
-    third = tmp_path / 'third'
-    mirror = self._start(cloud, third, 'os.kill(os.getppid(), signal.SIGKILL)')
-    mirror.wait(timeout=300)
-    assert self._start(cloud, third, '').wait(timeout=300) == 0
-    assert (cloud.bucket(_BUCKET) / 'count').read_text() == '4'
-
-  def test_other_things_are_not_deleted(self, cloud, tmp_path):
-    bucket = cloud.bucket(_BUCKET)
-    bucket.mkdir(parents=True)
-    (bucket / 'thesis').write_text('all of it')
-    mirror = self._start(cloud, tmp_path / 'x', '')
-    errors = mirror.communicate(timeout=300)[1]
-    assert mirror.returncode == 2 and 'holds other things' in errors
-    assert (bucket / 'thesis').exists() and not (tmp_path / 'x').exists()
-
-  def test_a_bucket_that_does_not_answer_is_not_an_empty_one(
-    self, cloud, tmp_path
-  ):
-    cloud.add('gcloud', 'import sys\nsys.exit("403 Forbidden")')
-    mirror = self._start(cloud, tmp_path / 'x', '')
-    errors = mirror.communicate(timeout=300)[1]
-    assert mirror.returncode == 1 and '(403 Forbidden)' in errors
-    assert not (tmp_path / 'x').exists()
-
-  def test_sigterm_is_handed_on(self, cloud, tmp_path):
-    mirror = self._start(
-      cloud,
-      tmp_path / 'x',
-      """
-def save(*_):
-  time.sleep(0.3)
-  (workdir / 'saved').touch()
-  sys.exit(143)
-
-signal.signal(signal.SIGTERM, save)
-(workdir / 'ready').touch()
-time.sleep(60)
-""",
-    )
-    _wait_for(tmp_path / 'x' / 'ready')
-    mirror.terminate()
-    mirror.terminate()
-    assert mirror.wait(timeout=300) == 143
-    assert (cloud.bucket(_BUCKET) / 'saved').exists()
-
-  # Saves as Orbax does: under another name, of which there may be parts, and
-  # what was before goes after.
-  _SAVES = """
-import itertools, shutil
-checkpoints = workdir / 'checkpoints'
-checkpoints.mkdir(exist_ok=True)
-
-
-def save(step):
-  part = checkpoints / f'{step}.orbax-checkpoint-tmp'
-  part.mkdir()
-  for name in 'abcde':
-    (part / name).write_text(str(step))
-  part.rename(checkpoints / str(step))
-
-
-def delete_before(step, names='abcde'):
-  for old in checkpoints.iterdir():
-    if old.name != str(step):
-      for name in names:
-        (old / name).unlink(missing_ok=True)
-      if names == 'abcde':
-        old.rmdir()
-
-"""
-
-  def _check_moments(self, cloud, workdir):
-    """From when the first one has arrived, a whole checkpoint is there."""
-    has_one = [
-      any(
-        all(files.get(f'checkpoints/{step}/{name}') == step for name in 'abcde')
-        for step in {path.split('/')[1] for path in files if '/' in path}
-      )
-      for files in cloud.moments(_BUCKET)
-    ]
-    assert all(has_one[has_one.index(True) :])
-    *_, last = cloud.moments(_BUCKET)
-    (step,) = os.listdir(workdir / 'checkpoints')
-    kept = {path for path in last if path.startswith('checkpoints/')}
-    assert kept == {f'checkpoints/{step}/{name}' for name in 'abcde'}
-
-  def test_a_whole_checkpoint_is_there_at_any_moment(self, cloud, tmp_path):
-    mirror = self._start(
-      cloud,
-      tmp_path / 'x',
-      self._SAVES
-      + """
-journal = cloud / 'journal'
-for step in itertools.count(1):
-  save(step)
-  delete_before(step)
-  with open(workdir / 'metrics.jsonl', 'a') as f:
-    f.write(f'{step}\\n')
-  if journal.exists() and journal.read_text().count('/a"') > 5:
-    break
-  time.sleep(0.2)
-""",
-      '--every=0',
-    )
-    assert mirror.wait(timeout=300) == 0, mirror.stderr.read()
-    self._check_moments(cloud, tmp_path / 'x')
-    lines = (tmp_path / 'x' / 'metrics.jsonl').read_text()
-    assert (cloud.bucket(_BUCKET) / 'metrics.jsonl').read_text() == lines
-
-  def test_a_checkpoint_that_goes_meanwhile_is_no_harm(self, cloud, tmp_path):
-    """A new one comes, and the old one goes, while files are linked."""
-    cp = shutil.which('cp')
-    cloud.add(
-      'cp',
-      f"""
-import os, pathlib, subprocess, sys
-cloud = pathlib.Path(os.environ['CLOUD'])
-is_race = '-al' in sys.argv and (cloud / 'race').exists()
-if is_race:
-  (cloud / 'race').rename(cloud / 'half')
-  while not (cloud / 'half_done').exists():
-    pass
-status = subprocess.run([{cp!r}, *sys.argv[1:]]).returncode
-if is_race:
-  (cloud / 'rest').touch()
-  while not (cloud / 'rest_done').exists():
-    pass
-sys.exit(status)
-""",
-    )
-    mirror = self._start(
-      cloud,
-      tmp_path / 'x',
-      self._SAVES
-      + f"""
-save(1)
-wait_for(pathlib.Path({str(cloud.bucket(_BUCKET))!r}, 'checkpoints', '1', 'e'))
-(cloud / 'race').touch()
-wait_for(cloud / 'half')
-delete_before(2, 'ab')
-(cloud / 'half_done').touch()
-wait_for(cloud / 'rest')
-save(2)
-delete_before(2)
-(cloud / 'rest_done').touch()
-wait_for(pathlib.Path({str(cloud.bucket(_BUCKET))!r}, 'checkpoints', '2', 'e'))
-""",
-      '--every=0',
-    )
-    assert mirror.wait(timeout=300) == 0, mirror.stderr.read()
-    self._check_moments(cloud, tmp_path / 'x')
-
-  def test_a_copy_that_fails_is_told_and_made_again(self, cloud, tmp_path):
-    code = "wait_for(cloud / 'enough')"
-    mirror = self._start(
-      cloud, tmp_path / 'x', code, '--every=0', BREAKS='count'
-    )
-    assert mirror.stderr.readline().endswith('(ERROR: the connection broke).\n')
-    (cloud.folder / 'enough').touch()
-    mirror.kill()
-
-  def test_a_real_job_goes_on_from_what_the_bucket_has(self, cloud, tmp_path):
-    """A bucket has no empty folders, and Orbax does not miss them."""
-    workdir = tmp_path / 'x'
-    command = [
-      *('bash', 'launch/mirror.sh', f'--bucket={_BUCKET}', '--every=1', '--'),
-      *(sys.executable, '-m', 'bt4rec.main', f'--workdir={workdir}'),
-      '--config=configs/pretrain.py:synthetic',
-      '--config.dataset.synthetic.num_users=120',
-      '--config.dataset.synthetic.num_items=40',
-      '--config.dataset.synthetic.max_events=22',
-      '--config.max_length=8',
-      '--config.encoder.dim=8',
-      '--config.encoder.num_layers=1',
-      '--config.batch_size=16',
-      '--config.total_steps=200000',
-      '--config.eval_every_steps=200000',
-      '--config.checkpoint_every_steps=20',
-      '--config.log_every_steps=5',
-      '--config.optimizer.warmup_steps=1',
-      '--config.feed=device',
-      '--config.tensorboard=False',
-    ]
-    for resumes in (False, True):
-      job = subprocess.Popen(
-        command,
-        cwd=_ROOT,
-        # One device, not the eight of this process; compiled once.
-        env={
-          **cloud.environment,
-          'XLA_FLAGS': '--xla_backend_optimization_level=0',
-          'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled'),
-          'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        },
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-      )
-      lines = iter(job.stderr.readline, '')
-      if resumes:
-        resumed = next(line for line in lines if 'resumed at step' in line)
-        assert int(re.search(r'resumed at step (\d+)', resumed)[1]) >= 20
-      else:
-        # They are copied after the checkpoints.
-        metrics = cloud.bucket(_BUCKET) / 'metrics.jsonl'
-        while not metrics.exists() or '"step": 45,' not in metrics.read_text():
-          assert job.poll() is None, job.stderr.read()
-          time.sleep(0.1)
-      os.killpg(job.pid, signal.SIGKILL)
-      # Its copier notices, and goes too.
-      job.communicate(timeout=300)
-      shutil.rmtree(workdir)
 
 
 class TestSlurm:

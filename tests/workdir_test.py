@@ -21,6 +21,7 @@ def _config(**overrides) -> ConfigDict:
       'order': ('mask', 'crop'),
       'log_every_steps': 50,
       'steps_per_call': 1,
+      'init_from': '',
       'dataset': {'name': 'ml1m', 'path': '/a', 'expect_official': True},
     }
   )
@@ -94,6 +95,18 @@ class TestCheckConfig:
     (tmp_path / 'results.jsonl').write_text('{}\n')
     with pytest.raises(InputError, match='order was'):
       workdir.check_config(_config(order=('crop', 'mask')), str(tmp_path))
+
+  def test_an_encoder_may_move_with_its_study(self, tmp_path):
+    cell = tmp_path / 'study' / 'cells' / 'x'
+    (cell / 'checkpoints').mkdir(parents=True)
+    before = _config(init_from='/old/study/pretrain/barlow_twins-0')
+    (cell / 'config.json').write_text(before.to_json_best_effort())
+    moved = str(tmp_path / 'study' / 'pretrain' / 'barlow_twins-{}')
+    workdir.check_config(_config(init_from=moved.format(0)), str(cell))
+    # Another one of it, or one of another study.
+    for other in (moved.format(1), '/old/pretrain/barlow_twins-0'):
+      with pytest.raises(InputError, match='init_from was'):
+        workdir.check_config(_config(init_from=other), str(cell))
 
   def test_before_there_is_a_result_any_value_may_change(self, tmp_path):
     # As the sentence of a job that was refused tells the user to do.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from absl import logging
 from ml_collections import ConfigDict
 
+from bt4rec import remote
 from bt4rec.datasets import (
   logs,
   movielens,
@@ -47,7 +48,7 @@ def load(config: ConfigDict) -> SequenceDataset:
     dataset = chosen.read(config)
     _log_origin(dataset)
     return dataset
-  dataset = sequences.load(config.prepared)
+  dataset = sequences.load(remote.fetched(config.prepared))
   # A stand-in has a name of its own, and the source of what it stands for.
   source = dataset.origin.get('source', dataset.name)
   if source != config.name:
@@ -175,13 +176,15 @@ def _from_files(
         f'elsewhere with --config.dataset.prepared.'
       ) from error
 
-    path = os.path.expanduser(config.path)
+    path = remote.fetched(config.path)
     if not path and not url:
       raise InputError(
         f'dataset {config.name!r} has no download; name your files with '
         f'--config.dataset.path.'
       )
     fields = config.to_dict()
+    if fields.get('item_table'):
+      fields['item_table'] = remote.fetched(fields['item_table'])
     values = {key: fields[key] for key in options} | fields.get(group, {})
 
     def read_and_name(path: str) -> SequenceDataset:
