@@ -126,18 +126,21 @@ class _Copy:
 
     Of one that another machine has published it does if it was fetched. One
     that was published from here it is or goes on from; but somebody may have
-    cleaned the cache: of a newest checkpoint nothing must be missing.
+    cleaned the cache, which must not clean the bucket: of results and of the
+    newest checkpoints, its own or published, nothing must be missing.
     """
     if not os.path.isdir(self.local):
       return False
     if state.owner != self._owner and self._read_base() != _name(state):
       return False
     there = snapshot.files_in(self.local)
-    newest = snapshot.newest_checkpoints(there)
+    newest = snapshot.newest_checkpoints([*there, *state.files])
     return all(
-      path in there and there[path].size == entry.size
+      path in there
+      # A file of results grows, a checkpoint does not change.
+      and (snapshot.is_claim(path) or there[path].size == entry.size)
       for path, entry in state.files.items()
-      if snapshot.checkpoint_of(path) in newest
+      if snapshot.is_claim(path) or snapshot.checkpoint_of(path) in newest
     )
 
   def _read_base(self) -> list | None:

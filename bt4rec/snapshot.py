@@ -57,7 +57,8 @@ def newest_checkpoints(paths: Iterable[str]) -> set[str]:
   return {os.path.join(*pair) for pair in newest.items()}
 
 
-def _is_claim(path: str) -> bool:
+def is_claim(path: str) -> bool:
+  """Whether a file says that others are there; no job deletes it."""
   return os.path.basename(path) in _CLAIMS
 
 
@@ -65,7 +66,7 @@ def finished(folder: str) -> set[tuple[str, Version | None]]:
   """What of a workdir is worth a copy at once: checkpoints, results."""
   versions = files_in(folder)
   checkpoints = {checkpoint_of(path) for path in versions}
-  claims = {(path, v) for path, v in versions.items() if _is_claim(path)}
+  claims = {(path, v) for path, v in versions.items() if is_claim(path)}
   return claims | {(path, None) for path in checkpoints}
 
 
@@ -113,13 +114,13 @@ def _take(folder, target, known) -> dict[str, Version] | None:
 
   try:
     # First: what they claim is there by now.
-    take_those(those(_is_claim))
+    take_those(those(is_claim))
     checkpoints = those(lambda p: bool(checkpoint_of(p)))
     take_those(checkpoints)
     if not checkpoints.keys() <= files_in(folder).keys():
       return None  # One is being deleted, and a newer one there.
     # Last: they reach as far as the checkpoints, or further.
-    take_those(those(lambda p: not (_is_claim(p) or checkpoint_of(p))))
+    take_those(those(lambda p: not (is_claim(p) or checkpoint_of(p))))
   except FileNotFoundError:
     return None
   return taken

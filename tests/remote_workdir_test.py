@@ -157,6 +157,23 @@ class TestHeld:
     with cloud.job('first') as directory:
       assert (directory / 'checkpoints/5/array').read_text() == '5'
 
+  @pytest.mark.parametrize('gone', ['checkpoints', 'results.jsonl', '.'])
+  def test_what_is_gone_from_the_cache_is_not_deleted(self, cloud, gone):
+    files = {
+      'checkpoints/5/array': '5',
+      'metrics.jsonl': '5\n',
+      'results.jsonl': '{}\n',
+    }
+    with cloud.job('first') as directory:
+      for path, text in files.items():
+        _write(directory, path, text)
+    for path in files:
+      if gone in ('.', path.split('/')[0]):
+        (directory / path).unlink()
+    with cloud.job('first') as directory:
+      assert (directory / 'results.jsonl').read_text() == '{}\n'
+    assert cloud.published() == files
+
   def test_a_workdir_that_was_deleted_begins_anew(self, cloud):
     with cloud.job('first') as directory:
       _write(directory, 'checkpoints/5/array', '5')
