@@ -250,12 +250,12 @@ class _Mirror:
       ) from error
 
   def _run(self) -> None:
-    last, published = None, 0.0
+    last, now, published = None, None, 0.0
     while not self._end.wait(LOOK) and not self._lease.is_lost:
-      now = snapshot.finished(self._copy.local)
-      if now == last and time.monotonic() - published < PERIOD:
-        continue
       try:
+        now = snapshot.finished(self._copy.local)
+        if now == last and time.monotonic() - published < PERIOD:
+          continue
         self._publish()
       except TakenOverError:
         self._lease.is_lost = True

@@ -22,9 +22,18 @@ class Version(NamedTuple):
 
 
 def files_in(folder: str) -> dict[str, Version]:
-  """Path below a folder -> its version; no locks, nothing half written."""
+  """Path below a folder -> its version; no locks, nothing half written.
+
+  Raises:
+    OSError: If a folder cannot be read, which is not to pass for an empty one.
+  """
+
+  def fail(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+      raise error
+
   found = {}
-  for parent, folders, names in os.walk(folder):
+  for parent, folders, names in os.walk(folder, onerror=fail):
     folders[:] = [name for name in folders if _UNFINISHED not in name]
     for name in names:
       if name == 'lock' or name.endswith('.tmp'):

@@ -10,7 +10,13 @@ import time
 
 import pytest
 
-from bt4rec import lease, object_store, remote_state, remote_workdir
+from bt4rec import (
+  lease,
+  object_store,
+  remote_state,
+  remote_workdir,
+  snapshot,
+)
 from bt4rec.errors import InputError, StorageError
 from tests import bucket
 
@@ -220,6 +226,19 @@ class TestHeld:
     with cloud.job('first'):
       pass
     assert cloud.published() == {'checkpoints/5/array': '5'}
+
+  def test_a_disk_that_fails_once_does_not_end_it(self, cloud, monkeypatch):
+    finished, failures = snapshot.finished, [OSError('input/output error')]
+
+    def fail_once(folder):
+      if failures:
+        raise failures.pop()
+      return finished(folder)
+
+    monkeypatch.setattr(snapshot, 'finished', fail_once)
+    with cloud.job('first') as directory:
+      _write(directory, 'checkpoints/5/array', '5')
+      _wait_for(lambda: 'checkpoints/5/array' in cloud.published())
 
   def test_the_error_of_the_job_comes_first(self, cloud, monkeypatch):
     def refuse(self, *args, **options):

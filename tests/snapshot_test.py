@@ -1,5 +1,6 @@
 """Copies of a workdir that a job writes to meanwhile."""
 
+import errno
 import os
 import shutil
 
@@ -28,6 +29,19 @@ def _workdir(tmp_path):
   folder = tmp_path / 'run'
   _write(folder, metrics='1', checkpoints__5__a='5', checkpoints__5__b='5')
   return folder
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(workdir, monkeypatch):
+  scandir = os.scandir
+
+  def refuse(path):
+    if path.endswith('/checkpoints'):
+      raise OSError(errno.EMFILE, 'Too many open files', path)
+    return scandir(path)
+
+  monkeypatch.setattr(os, 'scandir', refuse)
+  with pytest.raises(OSError, match='Too many open files'):
+    snapshot.files_in(str(workdir))
 
 
 class TestTake:
