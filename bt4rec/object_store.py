@@ -25,9 +25,9 @@ _THREADS = 8
 _EXTRAS = {'gs': 'gcs', 'gcs': 'gcs'}
 
 
-def is_url(path: str) -> bool:
+def is_url(path: str | os.PathLike[str]) -> bool:
   """Whether a path is of an object store: scheme://..."""
-  return re.match(r'[a-zA-Z][a-zA-Z0-9+.-]*://', path) is not None
+  return re.match(r'[a-zA-Z][a-zA-Z0-9+.-]*://', os.fspath(path)) is not None
 
 
 class Store:

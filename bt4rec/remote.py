@@ -30,16 +30,18 @@ _TRIES = 5
 _URL = 'url'
 
 
-def absolute(path: str) -> str:
+def absolute(path: str | os.PathLike[str]) -> str:
   """A name that holds from everywhere: an absolute path, or the URL."""
   if is_url(path):
-    return path.rstrip('/')
+    return str(path).rstrip('/')
   return os.path.abspath(os.path.expanduser(path))
 
 
 def shown(path: str) -> str:
   """The name of a workdir for the user: the URL of what is its copy."""
   folder = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+  if os.path.dirname(folder) != os.path.abspath(_cache('workdirs')):
+    return path
   try:
     with open(os.path.join(folder, _URL)) as f:
       return f.read()
@@ -61,10 +63,9 @@ def cache_folder(kind: str, url: str) -> str:
     InputError: If it cannot be made.
   """
   url = absolute(url)
-  cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   name = re.sub(r'[^\w.-]', '_', _name_of(url))
   digest = hashlib.blake2b(url.encode(), digest_size=6).hexdigest()
-  folder = os.path.join(cache, 'bt4rec', kind, f'{name}-{digest}')
+  folder = os.path.join(_cache(kind), f'{name}-{digest}')
   try:
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, _URL), 'w') as f:
@@ -75,6 +76,11 @@ def cache_folder(kind: str, url: str) -> str:
       f'another cache with the variable XDG_CACHE_HOME.'
     ) from error
   return folder
+
+
+def _cache(kind: str) -> str:
+  cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return os.path.join(cache, 'bt4rec', kind)
 
 
 def _name_of(url: str) -> str:

@@ -126,10 +126,13 @@ def _has_moved(key: str, before: Any, now: Any, workdir: str) -> bool:
   """
   if key != 'init_from' or not before or not now:
     return False
-  study = os.path.dirname(os.path.dirname(os.path.abspath(workdir)))
+  study, cells = os.path.split(os.path.dirname(os.path.abspath(workdir)))
   inside = os.path.relpath(now, study)
-  return not inside.startswith(os.pardir) and before.endswith(
-    f'{os.sep}{inside}'
+  # Elsewhere two folders of one name may well be two encoders.
+  return (
+    cells == 'cells'
+    and os.path.dirname(inside) == 'pretrain'
+    and before.endswith(f'{os.sep}{inside}')
   )
 
 

@@ -40,6 +40,9 @@ class TestFetched:
     assert remote.fetched('runs/x') == 'runs/x'
     assert remote.fetched('~/x') == os.path.expanduser('~/x')
     assert remote.fetched('') == ''
+    # As Python code has it.
+    assert remote.fetched(pathlib.Path('runs/x')) == 'runs/x'
+    assert remote.absolute(pathlib.Path('/runs/x')) == '/runs/x'
     # No scheme.
     assert not remote.is_url('runs/a://b') and not remote.is_url('a b://c')
 
@@ -188,6 +191,10 @@ def test_a_copy_is_shown_by_its_url(place):
   local = os.path.join(folder, 'workdir', 'data')
   assert remote.shown(local) == _URL
   assert remote.shown('runs/x') == 'runs/x'
+  # Somebody's own file of that name says nothing.
+  (place / 'url').write_bytes(b'\xff')
+  mine = str(place / 'runs' / 'x')
+  assert remote.shown(mine) == mine
   text = json.dumps({'at': local})
   with pytest.raises(InputError, match=f'at": "{_URL}"'):
     with remote.naming(local, _URL):

@@ -108,6 +108,15 @@ class TestCheckConfig:
       with pytest.raises(InputError, match='init_from was'):
         workdir.check_config(_config(init_from=other), str(cell))
 
+  def test_an_encoder_of_the_same_name_is_another(self, tmp_path):
+    probe = tmp_path / 'runs' / 'probe'
+    (probe / 'checkpoints').mkdir(parents=True)
+    before = _config(init_from='/data/runs/ml1m')
+    (probe / 'config.json').write_text(before.to_json_best_effort())
+    now = _config(init_from=str(tmp_path / 'runs' / 'ml1m'))
+    with pytest.raises(InputError, match='init_from was'):
+      workdir.check_config(now, str(probe))
+
   def test_before_there_is_a_result_any_value_may_change(self, tmp_path):
     # As the sentence of a job that was refused tells the user to do.
     workdir.check_config(_config(), str(tmp_path))
