@@ -194,7 +194,7 @@ def _explain_flag(argv: list[str]) -> str | None:
     return None
   path, _, argument = file.partition(':')
   try:
-    config = _load_config(path, argument)
+    config = load_config(path, argument)
   except Exception as error:  # Whatever a config file may raise.
     return f'{path}: {error}'
   return _explain_overrides(argv, config)
@@ -218,7 +218,8 @@ def _value_of(argv: list[str], name: str) -> str | None:
   return None
 
 
-def _load_config(path: str, argument: str) -> ConfigDict:
+def load_config(path: str, argument: str) -> ConfigDict:
+  """The config of a file, as it is written there."""
   spec = importlib.util.spec_from_file_location('config_file', path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)

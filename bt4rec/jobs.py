@@ -144,12 +144,16 @@ _JOBS = {
 }
 
 
-def run(config: ConfigDict, directory: str) -> str:
+def run(
+  config: ConfigDict, directory: str, as_written: ConfigDict | None = None
+) -> str:
   """Runs a job, or continues it.
 
   Args:
     config: A whole config.
     directory: The output directory.
+    as_written: The config of a file, before the user changed it; see
+      `unread.check`.
 
   Returns:
     What to tell the user: results, paths, the next commands.
@@ -163,7 +167,7 @@ def run(config: ConfigDict, directory: str) -> str:
   tasks = dict.fromkeys(TASKS, _Job(_downstream, _after_downstream))
   job = choose('task', config.task, {**_JOBS, **tasks})
   encoders.check_device(config)
-  unread.check(config, job.parts(config))
+  unread.check(config, job.parts, as_written)
   config = initial_encoder.with_own_encoder(config)
   if jax.process_count() > 1 and config.task != 'pretrain':
     raise InputError(

@@ -8,7 +8,7 @@ import contextlib
 import os
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from bt4rec import command, help_text
 from bt4rec.errors import InputError
@@ -73,9 +73,16 @@ def main(argv: list[str]) -> None:
   if remote.is_url(directory):
     text = _run_in_bucket(directory)
   else:
-    text = jobs.run(_CONFIG.value, remote.absolute(directory))
+    text = jobs.run(_CONFIG.value, remote.absolute(directory), _as_written())
   if processes.is_first():
     print(text)
+
+
+def _as_written() -> ConfigDict:
+  """The config of the file, without the flags that change it."""
+  name = config_flags.get_config_filename(flags.FLAGS['config'])
+  path, _, argument = name.partition(':')
+  return command.load_config(path, argument)
 
 
 def _run_in_bucket(url: str) -> str:
@@ -89,7 +96,7 @@ def _run_in_bucket(url: str) -> str:
         # Several processes have a handler of SIGTERM, which is JAX's.
         is_alone = not _DISTRIBUTED.value
         directory = stack.enter_context(remote_workdir.held(url, is_alone))
-      text = jobs.run(_CONFIG.value, directory)
+      text = jobs.run(_CONFIG.value, directory, _as_written())
   except SystemExit:
     # SIGTERM came, and all stop. The first one is not alone until it has
     # published the last state.

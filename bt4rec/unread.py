@@ -4,7 +4,7 @@ A field is read unless a rule below says that something else must hold for it.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from flax import traverse_util
@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 from bt4rec import pretext, protocols, remote, tasks, workdir
 from bt4rec.errors import InputError
 from bt4rec.objectives.weighted_sum import parse_sum
+
+# Of a config that asks for several jobs, the config of one.
+_Part = Callable[[ConfigDict], ConfigDict]
 
 
 class _Rule(NamedTuple):
@@ -244,7 +247,9 @@ def settings(config: ConfigDict) -> dict[str, Any]:
 
 
 def check(
-  config: ConfigDict, parts: Iterable[Callable[[ConfigDict], ConfigDict]]
+  config: ConfigDict,
+  parts_of: Callable[[ConfigDict], list[_Part]],
+  as_written: ConfigDict | None = None,
 ) -> None:
   """Checks that every field that was changed changes something.
 
@@ -253,17 +258,21 @@ def check(
 
   Args:
     config: A whole config.
-    parts: Each gives, of such a config, that of one of the jobs it asks for:
-      itself, or a cell of a study.
+    parts_of: A config -> what gives, of such a config, that of each of the
+      jobs it asks for: itself, or a cell of a study.
+    as_written: The config of the file, before flags changed it. What it has
+      for a job that the flags leave out was not given by the user.
 
   Raises:
     InputError: If a value would be ignored that is neither the default nor
       what the config files choose for the dataset; the text says who reads it.
   """
-  parts = list(parts)
+  parts = parts_of(config)
   defaults = _defaults(config)
+  written = _flatten(as_written) if as_written else {}
   before, source = None, {}
-  if config.init_from:
+  # The jobs of a study have their own.
+  if config.init_from in {part(config).init_from for part in parts} - {''}:
     before = workdir.read_config(remote.fetched(config.init_from))
     source = _flatten(before)
   ignored, remedy = [], 'leave it out'
@@ -276,9 +285,13 @@ def check(
       continue
     if field in source and value == source[field]:
       continue
-    plain = config.copy_and_resolve_references()
-    plain.update_from_flattened_dict({field: known[0]})
-    if any(settings(part(config)) != settings(part(plain)) for part in parts):
+    if _is_read(config, parts, field, known[0]):
+      continue
+    if (
+      as_written
+      and written.get(field) == value
+      and _is_read(as_written, parts_of(as_written), field, known[0])
+    ):
       continue
     notes = ['each job has its own, or none reads it']
     if len(parts) == 1:
@@ -295,6 +308,15 @@ def check(
     raise InputError(
       f'{" and ".join(ignored)} would be ignored by {job}; {remedy}.'
     )
+
+
+def _is_read(
+  config: ConfigDict, parts: list[_Part], field: str, default: Any
+) -> bool:
+  """Whether with the default the result of a part would be another."""
+  plain = config.copy_and_resolve_references()
+  plain.update_from_flattened_dict({field: default})
+  return any(settings(part(config)) != settings(part(plain)) for part in parts)
 
 
 def _defaults(config: ConfigDict) -> list[dict[str, Any]]:

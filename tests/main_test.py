@@ -121,6 +121,19 @@ def test_bad_flags_get_one_sentence(arguments, words):
     assert word in sentence
 
 
+def test_what_is_idle_by_a_flag_is_not_refused_with_what_a_flag_gives(tmp_path):
+  done = _run(
+    '--config=configs/pretrain.py:ml1m,info_nce',
+    "--config.augment.order=('crop',)",
+    '--config.vicreg.projector=(8,)',
+    f'--workdir={tmp_path}',
+  )
+  sentence = _sentence(done)
+  assert 'vicreg.projector=[8] (read by' in sentence
+  # The file has ratios for an order that is not the user's.
+  assert 'augment.ratios' not in sentence
+
+
 class TestHelp:
   @pytest.mark.parametrize('flag', ['--help', '--helpshort', '-h'])
   def test_lists_configs_names_flags_and_statuses(self, flag):

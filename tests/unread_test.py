@@ -18,10 +18,10 @@ from configs import (
 from tests import tiny
 
 
-def _check(config, **changes):
+def _check(config, as_written=None, **changes):
   config.update_from_flattened_dict(changes)
-  job = jobs._JOBS.get(config.task)
-  unread.check(config, job.parts(config) if job else [lambda config: config])
+  job = jobs._JOBS.get(config.task, jobs._JOBS['pretrain'])
+  unread.check(config, job.parts, as_written)
 
 
 def _shipped():
@@ -56,7 +56,6 @@ def test_every_rule_is_of_fields_that_there_are():
 @pytest.mark.parametrize(
   'argument, field, value, reader',
   [
-    ('barlow_twins', 'init_from', '/runs/x', 'a downstream task'),
     ('barlow_twins', 'init_step', 3, 'init_from=WORKDIR'),
     ('barlow_twins', 'label_fraction', 0.1, 'a downstream task'),
     ('barlow_twins', 'info_nce.temperature', 0.2, 'objective=info_nce'),
@@ -116,6 +115,39 @@ def test_what_is_read_or_changes_no_result_may_be_given():
     feed='device',
   )
   _check(downstream.get_config('ml1m,next_item'), max_probe_examples=5)
+
+
+@pytest.mark.parametrize(
+  'get_config, argument, changes',
+  [
+    (study.get_config, 'ml1m', {'evaluate_test': False}),
+    (study.get_config, 'ml1m', {'study.rows': ('oracle', 'majority')}),
+    (pretrain.get_config, 'ml1m,info_nce', {'augment.order': ('crop',)}),
+    (reproduce.get_config, 'next_item', {'packing.enabled': False}),
+    (downstream.get_config, 'ml1m,next_item', {'protocol': 'majority'}),
+  ],
+)
+def test_what_the_file_has_for_a_job_that_is_left_out(
+  get_config, argument, changes
+):
+  _check(get_config(argument), get_config(argument), **changes)
+  # What it never had a reader for is refused there too, and what is given.
+  for written in (True, False):
+    config = get_config(argument)
+    given = {'vicreg.projector': (8,)}
+    config.update_from_flattened_dict(given if written else {})
+    as_written = config.copy_and_resolve_references()
+    with pytest.raises(InputError, match=r'vicreg\.projector'):
+      _check(config, as_written, **changes, **given)
+
+
+def test_the_quickstart_may_do_less():
+  for tasks in (('favorite_category',), ('next_item',)):
+    _check(
+      quickstart.get_config(),
+      quickstart.get_config(),
+      **{'study.tasks': tasks, 'study.rows': ('oracle', 'majority')},
+    )
 
 
 def test_an_objective_of_the_users_own_may_read_any_group(monkeypatch):
