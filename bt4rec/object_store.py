@@ -69,14 +69,21 @@ class Store:
   def _path(self, name: str) -> str:
     return f'{self._root}/{name}' if name else self._root
 
-  def _try(self, what: str, name: str, call: Callable[[], Any]) -> Any:
-    """Calls, and again where that may help.
+  def _try(
+    self,
+    what: str,
+    name: str,
+    call: Callable[[], Any],
+    before: Callable[[], None] = lambda: None,
+  ) -> Any:
+    """Calls, and again where that may help; each time after `before`.
 
     Raises:
       FileNotFoundError, FileExistsError: As the store says.
       StorageError: After the last try.
     """
     for pause in (*_PAUSES, None):
+      before()
       try:
         return call()
       except (FileNotFoundError, FileExistsError):
@@ -91,9 +98,9 @@ class Store:
         time.sleep(pause)
 
   def _write(self, what: str, name: str, call: Callable[[], Any]) -> None:
-    self._before_change()
     try:
-      self._try(what, name, call)
+      # A try may come minutes after the one before.
+      self._try(what, name, call, self._before_change)
     except FileNotFoundError as error:
       raise StorageError(
         f'cannot {what} {self.url}/{name}: there is no such bucket; make it.'
@@ -142,9 +149,13 @@ class Store:
     """Deletes objects; one that is not there is none to delete."""
 
     def delete(name: str) -> None:
-      self._before_change()
       with contextlib.suppress(FileNotFoundError):
-        self._try('delete', name, lambda: self._fs.rm_file(self._path(name)))
+        self._try(
+          'delete',
+          name,
+          lambda: self._fs.rm_file(self._path(name)),
+          self._before_change,
+        )
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
       list(pool.map(delete, names))

@@ -128,6 +128,27 @@ class TestFetched:
     fs.pipe_file('/mine/a/b.csv', b'x')
     assert os.listdir(remote.fetched('memory://mine/a')) == ['b.csv']
 
+  def test_no_try_is_made_after_a_lease_is_lost(self, place, monkeypatch):
+    tries = []
+
+    class LostError(Exception):
+      pass
+
+    def require():
+      if tries:
+        raise LostError
+
+    def fail(self, *args, **options):
+      tries.append('put')
+      raise TimeoutError('after minutes')
+
+    monkeypatch.setattr(bucket.BucketFileSystem, 'put_file', fail)
+    (place / 'x').write_text('x')
+    store = object_store.Store(_URL, require)
+    with pytest.raises(LostError):
+      store.put_all({'y': str(place / 'x')})
+    assert tries == ['put']
+
 
 class TestOutput:
   def test_a_local_one_is_where_it_is(self, tmp_path):
