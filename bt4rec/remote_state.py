@@ -22,6 +22,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from bt4rec import snapshot
 from bt4rec.errors import StorageError
 from bt4rec.object_store import Store
 
@@ -136,7 +137,7 @@ def fetch(
     place = os.path.normpath(os.path.join(target, path))
     os.makedirs(os.path.dirname(place), exist_ok=True)
     if path in have:
-      os.link(have[path], place)
+      snapshot.link_or_copy(have[path], place)
     else:
       missing[place] = entry
   os.makedirs(os.path.dirname(target), exist_ok=True)

@@ -225,7 +225,7 @@ class _Mirror:
       self._end.set()
       self._thread.join()
       self._finish()
-    except StorageError as problem:
+    except (StorageError, OSError) as problem:
       if isinstance(error, Exception):
         logging.warning('%s', problem)  # The job's own problem comes first.
       else:

@@ -138,11 +138,16 @@ def _take(folder, target, known) -> dict[str, Version] | None:
 def _copy(source: str, target: str) -> None:
   os.makedirs(os.path.dirname(target), exist_ok=True)
   if checkpoint_of(source):
-    try:
-      os.link(source, target)  # Takes no time and no room.
-      return
-    except FileNotFoundError:
-      raise
-    except OSError:
-      pass  # A disk without links.
-  shutil.copyfile(source, target)
+    link_or_copy(source, target)
+  else:
+    shutil.copyfile(source, target)
+
+
+def link_or_copy(source: str, target: str) -> None:
+  """Gives a file that nobody changes a second name, which takes no room."""
+  try:
+    os.link(source, target)
+  except FileNotFoundError:
+    raise
+  except OSError:  # A disk without links.
+    shutil.copyfile(source, target)

@@ -175,3 +175,18 @@ class TestFetch:
     assert remote_state.fetch(store, state, str(target), have, 'fetch')
     assert os.path.samefile(target / 'config.json', have['config.json'])
     assert _texts(target) == _BEFORE
+
+  def test_where_a_disk_has_no_links_it_is_copied(
+    self, store, tmp_path, monkeypatch
+  ):
+    publisher = remote_state.Publisher(store, 'a', None)
+    _publish(publisher, _BEFORE, tmp_path / 'work')
+
+    def refuse(*args):
+      raise PermissionError('no links')
+
+    monkeypatch.setattr(os, 'link', refuse)
+    have = {'config.json': str(tmp_path / 'work' / 'config.json')}
+    target, state = tmp_path / 'fetched', remote_state.read(store)
+    assert remote_state.fetch(store, state, str(target), have, 'fetch')
+    assert _texts(target) == _BEFORE

@@ -250,6 +250,15 @@ class TestHeld:
         _write(directory, 'checkpoints/5/array', '5')
         raise InputError('a mistake')
 
+  def test_also_before_that_of_the_disk(self, cloud, monkeypatch):
+    def refuse(*args):
+      raise OSError('no room')
+
+    with pytest.raises(InputError, match='a mistake'):
+      with cloud.job('first'):
+        monkeypatch.setattr(snapshot, 'take', refuse)
+        raise InputError('a mistake')
+
 
 class TestLease:
   def test_a_second_job_of_this_machine_is_refused(self, cloud):
