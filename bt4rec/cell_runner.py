@@ -193,9 +193,7 @@ def run_unit(
 
 def _run_cell(config, cell, directory, dataset, cache) -> str:
   """Runs one job to its end; returns what to say of it."""
-  derived = initial_encoder.with_own_encoder(
-    grid.cell_config(config, cell, directory)
-  )
+  derived = _job_config(config, cell, directory)
   path = os.path.join(directory, cell.directory)
   with workdir.locked(path):
     workdir.check_config(derived, path)
@@ -216,13 +214,20 @@ def _run_cell(config, cell, directory, dataset, cache) -> str:
   return f'{metric} {numbers[metric]:.3f}'
 
 
+def _job_config(config, cell, directory) -> ConfigDict:
+  """What the workdir of a cell says it was made with."""
+  return initial_encoder.with_own_encoder(
+    grid.cell_config(config, cell, directory)
+  )
+
+
 def _pretraining_seconds(config, cell, directory) -> float | None:
   """How long a finished pre-training took, None if it is not finished."""
   path = os.path.join(directory, cell.directory)
   done = os.path.join(path, 'done')
   if not os.path.exists(done):
     return None
-  workdir.check_config(grid.cell_config(config, cell, directory), path)
+  workdir.check_config(_job_config(config, cell, directory), path)
   with open(done) as f:
     # Nothing in it where an older version wrote it.
     return float(f.read() or 0)

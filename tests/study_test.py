@@ -371,6 +371,22 @@ class TestRun:
     study.run(config, str(moved), None)
     assert ran and all('other' in name for name in ran)
 
+  def test_a_finished_pre_training_has_the_encoder_it_started_from(
+    self, fake_jobs, tmp_path
+  ):
+    ran, _ = fake_jobs
+    source = tmp_path / 'source'
+    source.mkdir()
+    (source / 'config.json').write_text(
+      tiny.config(encoder={'dim': 24}).to_json_best_effort()
+    )
+    config = _config()
+    config.study.pretrainings.barlow_twins.init_from = str(source)
+    study.run(config, str(tmp_path), None)
+    ran.clear()
+    study.run(config, str(tmp_path), None)
+    assert not ran
+
   def test_a_line_of_an_older_version_is_taken_as_it_is(
     self, fake_jobs, tmp_path
   ):
