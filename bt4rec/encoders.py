@@ -318,7 +318,7 @@ def make_encoder(
     **sizes: The other attributes; the bag of items takes `dim` alone.
 
   Raises:
-    InputError: If a name or the number of heads is not valid.
+    InputError: If a name, the number of heads or the dropout is not valid.
   """
   encoder = choose('encoder', name, _ENCODERS)
   if encoder is BagOfItems:
@@ -340,6 +340,12 @@ def make_encoder(
       f'encoder.dim={sizes["dim"]} with encoder.num_heads='
       f'{sizes["num_heads"]} gives a head {head_dim} of them, an odd number; '
       f'choose another number of heads.'
+    )
+  rate = sizes.get('dropout', 0)
+  # As `Dropout` rounds it.
+  if not 0 <= rate < 1 - 2**-16:
+    raise InputError(
+      f'encoder.dropout={rate} is no rate; give a number from 0 on, below 1.'
     )
   if sizes.get('attention') == 'cudnn':
     _check_cudnn(head_dim, dtype, sizes.get('positions'))

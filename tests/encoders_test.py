@@ -336,6 +336,11 @@ class TestTransformerEncoder:
     with pytest.raises(InputError, match=rf"encoder.{key} 'max'.*{valid}"):
       _transformer(**{key: 'max'})
 
+  @pytest.mark.parametrize('rate', [-0.1, 1.0, 20.0])
+  def test_refuses_what_is_no_rate_of_dropout(self, rate):
+    with pytest.raises(InputError, match=f'dropout={rate} is no rate'):
+      _transformer(dropout=rate)
+
   def test_refuses_rotary_positions_in_heads_of_odd_width(self):
     with pytest.raises(InputError, match=r'num_heads=4 gives a head 3 of them'):
       _transformer(num_heads=4, positions='rotary')
