@@ -177,6 +177,8 @@ class Publisher:
   def __init__(self, store: Store, owner: str, state: State | None):
     self._store = store
     self._owner = owner
+    # Whether a manifest may be there whose creation was not confirmed.
+    self._is_in_doubt = False
     if state is None:
       state = State(0, owner, {})
       self._create(state)
@@ -236,7 +238,20 @@ class Publisher:
     self._clean()
 
   def settle(self) -> None:
-    """Copies what lies elsewhere to its own place."""
+    """Makes sure of the last state, and copies its files to their own place.
+
+    Raises:
+      TakenOverError, StorageError: As `publish`.
+    """
+    if self._is_in_doubt:
+      state = read(self._store)
+      if state and state.number != self.state.number:
+        if state.owner != self._owner:
+          raise TakenOverError
+        # What it names must not be written over by the next of its number.
+        self._stray |= self.state.objects
+        self.state, self._is_settled = state, False
+      self._is_in_doubt = False
     if not self._is_settled:
       for path, entry in self.state.files.items():
         if entry.name != path:
@@ -245,10 +260,12 @@ class Publisher:
 
   def _create(self, state: State) -> None:
     content = {'owner': state.owner, 'files': state.files}
+    self._is_in_doubt = True
     try:
       self._store.create(_manifest(state.number), json.dumps(content).encode())
     except FileExistsError as error:
       raise TakenOverError from error
+    self._is_in_doubt = False
 
   def _clean(self) -> None:
     self._store.delete(sorted(self._stray - self.state.objects))

@@ -270,6 +270,7 @@ class _Mirror:
       last, published = now, time.monotonic()
 
   def _publish(self) -> None:
+    self._publisher.settle()
     published = self._publisher.state.files
     known = {
       path: version

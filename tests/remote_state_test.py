@@ -1,5 +1,6 @@
 """States of a workdir in a bucket: whole whatever happens, never two mixed."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import pytest
 
 from bt4rec import object_store, remote_state
+from bt4rec.errors import StorageError
 from tests import bucket
 
 _URL = 'bucket://mine/run'
@@ -144,6 +146,39 @@ class TestPublish:
     with pytest.raises(remote_state.TakenOverError):
       _publish(first, {**_BEFORE, 'metrics.jsonl': '3\n'}, tmp_path / 'work')
     assert _fetch(store, tmp_path / 'fetched') == of_second
+
+  def test_a_manifest_whose_creation_was_not_confirmed_is_the_last_one(
+    self, store, tmp_path, monkeypatch
+  ):
+    publisher = remote_state.Publisher(store, 'a', None)
+    _publish(publisher, _BEFORE, tmp_path / 'work')
+    pipe_file = bucket.BucketFileSystem.pipe_file
+
+    def lose_the_answer(self, path, value, mode='overwrite', **options):
+      with contextlib.suppress(FileExistsError):
+        pipe_file(self, path, value, mode, **options)
+      if mode == 'create':
+        raise TimeoutError
+
+    monkeypatch.setattr(object_store, '_PAUSES', (0.0,))
+    monkeypatch.setattr(bucket.BucketFileSystem, 'pipe_file', lose_the_answer)
+    with pytest.raises(StorageError):
+      _publish(publisher, _AFTER, tmp_path / 'work')
+    monkeypatch.setattr(bucket.BucketFileSystem, 'pipe_file', pipe_file)
+    assert _fetch(store, tmp_path / 'fetched') == _AFTER
+    changes = bucket.BucketFileSystem.changes
+    for killed_after in range(20):
+      monkeypatch.setattr(
+        bucket.BucketFileSystem, 'break_at', changes + killed_after + 1
+      )
+      try:
+        _publish(publisher, _LAST, tmp_path / 'work')
+      except _KilledError:
+        assert _fetch(store, tmp_path / 'fetched') in (_AFTER, _LAST)
+        changes = bucket.BucketFileSystem.changes
+      else:
+        break
+    assert _fetch(store, tmp_path / 'fetched') == _LAST
 
 
 class TestFetch:
