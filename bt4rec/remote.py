@@ -214,14 +214,14 @@ def output(path: str) -> Iterator[str]:
     path: A local path or a URL; '' is none.
 
   Yields:
-    The local path, absolute; '' of ''.
+    The local path; '' of ''.
 
   Raises:
     InputError: If the URL is that of a workdir, or its package is missing.
     StorageError: If it cannot be uploaded.
   """
   if not is_url(path):
-    yield absolute(path) if path else ''
+    yield os.path.expanduser(path)
     return
   store = object_store.Store(path)
   if remote_state.read(store) is not None:

@@ -269,7 +269,12 @@ def check(
   """
   parts = parts_of(config)
   defaults = _defaults(config)
-  written = _flatten(as_written) if as_written else {}
+  written = {}
+  if as_written:
+    as_written = as_written.copy_and_resolve_references()
+    # An encoder that the file describes is not to be replaced unnoticed.
+    as_written.init_from = config.init_from
+    written = _flatten(as_written)
   before, source = None, {}
   # The jobs of a study have their own.
   if config.init_from in {part(config).init_from for part in parts} - {''}:

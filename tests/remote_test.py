@@ -154,8 +154,9 @@ class TestOutput:
   def test_a_local_one_is_where_it_is(self, tmp_path):
     with remote.output(str(tmp_path / 'x')) as path:
       assert path == str(tmp_path / 'x') and not os.path.exists(path)
-    with remote.output('') as path:
-      assert path == ''
+    for given in ('', 'here', '~/there'):
+      with remote.output(given) as path:
+        assert path == os.path.expanduser(given)
 
   def test_a_file_is_uploaded_at_the_end(self, place):
     with remote.output(f'{_URL}/users.parquet') as path:

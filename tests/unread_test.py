@@ -176,6 +176,20 @@ class TestInitFrom:
     assert 'max_length=20' in str(error.value)
     assert 'leave it out, or pre-train with it' in str(error.value)
 
+  def test_is_not_replaced_unnoticed_where_the_file_describes_it(self):
+    config = reproduce.get_config('next_item')
+    with pytest.raises(InputError, match=r'max_length=201 .* has 9'):
+      _check(
+        config, config.copy_and_resolve_references(), init_from=self.directory
+      )
+    # The training of a probe is not the encoder's.
+    _check(
+      downstream.get_config('synthetic,next_item'),
+      downstream.get_config('synthetic,next_item'),
+      protocol='direct',
+      init_from=self.directory,
+    )
+
   def test_may_be_described_as_it_is(self):
     # The defaults, those of the dataset, and what it was made with.
     self._check()
