@@ -171,7 +171,7 @@ class TestOutput:
     order = []
 
     def note(folder):
-      order.append(sorted(os.listdir(folder)))
+      order.extend((path.name, path.read_text()) for path in folder.iterdir())
 
     with remote.output(_URL) as path:
       os.makedirs(path)
@@ -179,9 +179,9 @@ class TestOutput:
         pathlib.Path(path, name).write_text('new')
         os.utime(os.path.join(path, name), (number, number))
       bucket.BucketFileSystem.on_break = staticmethod(lambda: note(place))
-      # The deletion is the first change.
-      bucket.BucketFileSystem.break_at = bucket.BucketFileSystem.changes + 2
-    assert order == [['items.npy']]
+      # The deletion is the first change, the array the second.
+      bucket.BucketFileSystem.break_at = bucket.BucketFileSystem.changes + 3
+    assert order == [('items.npy', 'new')]
     assert (place / 'dataset.json').read_text() == 'new'
 
   def test_what_fails_uploads_nothing(self, place):
