@@ -95,7 +95,6 @@ _TRAINING = {
   'encoder.dim': 16,
   'encoder.num_layers': 1,
 }
-_PROJECTOR = {'barlow_twins.projector': (16, 16)}
 _PROTOCOLS = {
   f'study.protocols.{protocol}.{key}': _TRAINING[key]
   for protocol in ('probe', 'finetune', 'scratch')
@@ -106,14 +105,14 @@ _PROTOCOLS = {
     'optimizer.warmup_steps',
   )
 }
-_STUDY = {
+_CELLS = {
   **_TRAINING,
-  **_PROJECTOR,
   **_PROTOCOLS,
   'study.tasks': ('next_category',),
   'study.label_fractions': (1.0,),
   'study.seeds': (0,),
 }
+_STUDY = {**_CELLS, 'barlow_twins.projector': (16, 16)}
 # Config file -> what shrinks it. One that is not here is not known.
 _SIZES = {
   'pretrain': _TRAINING,
@@ -121,7 +120,8 @@ _SIZES = {
   'downstream': _TRAINING,
   'quickstart': {**_STUDY, 'study.rows': ('majority', 'barlow_twins')},
   'study': {**_STUDY, 'study.rows': ('random', 'barlow_twins')},
-  'tune': {**_STUDY, 'tune.num_trials': 1},
+  # Each trial has a projector of its own.
+  'tune': {**_CELLS, 'tune.num_trials': 1},
   'ablation': {**_STUDY, 'study.rows': ('random', 'masks-plain-256')},
 }
 _WORLD = {
