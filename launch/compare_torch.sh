@@ -15,4 +15,5 @@ case " $* " in
 esac
 make_env
 fill_env .venv-torch torch-2.13 'torch>=2.13,<2.14' 'numpy>=2.1,<3'
+prefer_huge_pages
 exec .venv/bin/python launch/compare_torch.py "$@"

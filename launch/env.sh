@@ -4,6 +4,7 @@
 # Sourced by the other scripts, which name the extras they need:
 #   make_env [EXTRA...]            `.venv`, with plots and the accelerator's JAX
 #   make_env_at FOLDER [EXTRA...]  another one
+#   prefer_huge_pages              for the training that is started next
 #   extras_of FLAG...              prints those that a job needs
 # A stamp of setup.cfg and pyproject.toml tells whether there is work to do, so
 # a second start costs milliseconds. BT4REC_ACCELERATOR=cpu|cuda|tpu picks the
@@ -11,8 +12,10 @@
 
 # A step on a CPU takes fresh memory for all that it keeps for the gradient, and
 # spent a quarter of its time in the faults of 4 KiB pages. This asks for huge
-# ones; whoever sets the variable decides otherwise.
-export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
+# ones for what is started next; whoever has set the variable decides otherwise.
+prefer_huge_pages() {
+  export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
+}
 
 find_python() {
   local candidate

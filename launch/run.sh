@@ -6,4 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
 # shellcheck disable=SC2046
 make_env $(extras_of "$@")
+prefer_huge_pages
 exec .venv/bin/python -m bt4rec.main "$@"
