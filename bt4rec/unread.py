@@ -3,14 +3,12 @@
 A field is read unless a rule below says that something else must hold for it.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from flax import traverse_util
 from ml_collections import ConfigDict
 
-from bt4rec import pretext, protocols, remote, tasks, workdir
+from bt4rec import augment, pretext, protocols, remote, tasks, workdir
 from bt4rec.errors import InputError
 from bt4rec.objectives.weighted_sum import parse_sum
 
@@ -126,18 +124,7 @@ _RULES = (
   *map(_of_objective, dict.fromkeys(sum(_GROUPS.values(), ()))),
   _where('packing', 'enabled', True, 'max_cut', 'num_groups'),
   _of_augmentation('num_correlated', 'substitute', 'insert'),
-  *(
-    _of_augmentation(f'ratios.{name}', name)
-    for name in (
-      'mask',
-      'segment_mask',
-      'permute',
-      'crop',
-      'slice',
-      'substitute',
-      'insert',
-    )
-  ),
+  *(_of_augmentation(f'ratios.{name}', name) for name in augment.AUGMENTATIONS),
   _Rule(
     ('barlow_twins.min_context',),
     lambda config: config.barlow_twins.next_item_weight != 0,
@@ -241,7 +228,7 @@ def settings(config: ConfigDict) -> dict[str, Any]:
   """
   return {
     field: value
-    for field, value in _flatten(config).items()
+    for field, value in workdir.flat(config).items()
     if not workdir.is_free(field) and not _reader(config, field)
   }
 
@@ -274,14 +261,14 @@ def check(
     as_written = as_written.copy_and_resolve_references()
     # An encoder that the file describes is not to be replaced unnoticed.
     as_written.init_from = config.init_from
-    written = _flatten(as_written)
+    written = workdir.flat(as_written)
   before, source = None, {}
   # The jobs of a study have their own.
   if config.init_from in {part(config).init_from for part in parts} - {''}:
     before = workdir.read_config(remote.fetched(config.init_from))
-    source = _flatten(before)
+    source = workdir.flat(before)
   ignored, remedy = [], 'leave it out'
-  for field, value in _flatten(config).items():
+  for field, value in workdir.flat(config).items():
     known = [given[field] for given in defaults if field in given]
     is_usual = not known or value in known
     # The data's have a check of their own.
@@ -332,10 +319,4 @@ def _defaults(config: ConfigDict) -> list[dict[str, Any]]:
   plain, of_dataset = base.get_config(), base.get_config()
   if config.dataset.name in presets.DATASETS:
     presets.set_dataset(of_dataset, config.dataset.name)
-  return [_flatten(plain), _flatten(of_dataset)]
-
-
-def _flatten(config: ConfigDict) -> dict[str, Any]:
-  """Dotted field -> value; lists for tuples, as a config is read back."""
-  tree = json.loads(config.to_json_best_effort())
-  return traverse_util.flatten_dict(tree, sep='.')
+  return [workdir.flat(plain), workdir.flat(of_dataset)]

@@ -81,18 +81,17 @@ def check_config(config: ConfigDict, workdir: str) -> None:
     InputError: If a checkpoint or a result was made with another config.
   """
   path = os.path.join(workdir, 'config.json')
-  # Through JSON, so that tuples compare equal to what is read back.
-  now = json.loads(config.to_json_best_effort())
   # What refused a job has a remedy, which often is another value.
   if os.path.exists(path) and _has_outcome(workdir):
-    before = _flatten(read_config(workdir).to_dict())
+    before = flat(read_config(workdir))
     given = {
       key: value
-      for key, value in _flatten(now).items()
+      for key, value in flat(config).items()
       if not is_free(key)
       and not _has_moved(key, before.get(key), value, workdir)
     }
     check_same({key: before.get(key) for key in given}, given, workdir)
+  now = json.loads(config.to_json_best_effort())
   write_atomically(path, json.dumps(now, indent=2, sort_keys=True) + '\n')
 
 
@@ -258,6 +257,14 @@ def _interpreter() -> str:
   if shutil.which('python') == path:
     return 'python'
   return path.removeprefix(here)
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+  """Dotted field -> value.
+
+  Through JSON, so that a tuple compares equal to what is read back.
+  """
+  return _flatten(json.loads(config.to_json_best_effort()))
 
 
 def _flatten(tree: dict, prefix: str = '') -> dict:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bt4rec import jobs, unread
+from bt4rec import jobs, unread, workdir
 from bt4rec.errors import InputError
 from configs import (
   ablation,
@@ -47,7 +47,7 @@ def test_no_shipped_config_sets_what_is_ignored():
 
 
 def test_every_rule_is_of_fields_that_there_are():
-  fields = {f'{field}.' for field in unread._flatten(base.get_config())}
+  fields = {f'{field}.' for field in workdir.flat(base.get_config())}
   for rule in unread._RULES:
     for name in rule.fields:
       assert any(field.startswith(f'{name}.') for field in fields), name
