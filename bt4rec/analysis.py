@@ -78,13 +78,13 @@ def nearest(table: np.ndarray, queries: np.ndarray, k: int) -> Neighbours:
   centered = table - table.mean(0, keepdims=True)
   norm = np.linalg.norm(centered, axis=1, keepdims=True)
   unit = jnp.asarray(centered / np.maximum(norm, 1e-12))
-  zeros = jnp.zeros(len(table))
+  candidates = ranking.Candidates(unit, jnp.zeros(len(unit)))
   rows = np.empty((len(queries), k), np.int32)
   cosines = np.empty((len(queries), k), np.float32)
   for block, real in pipeline.padded_blocks(len(queries), _BLOCK):
     own = queries[block]
     seen = np.asarray(own, np.int32)[:, None]
-    found = ranking.top_items(unit[own], unit, zeros, seen, k=k)
+    found = ranking.top_items(unit[own], candidates, seen, k=k)
     rows[block[:real]], cosines[block[:real]] = (p[:real] for p in found)
   return Neighbours(rows, cosines)
 

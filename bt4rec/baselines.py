@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bt4rec import evaluate, popularity, splits
+from bt4rec import evaluate, popularity, ranking, splits
 from bt4rec.datasets import synthetic
 from bt4rec.tasks import Examples, Task
 
@@ -27,9 +27,10 @@ def majority(
       task,
       test,
       lambda rows: jnp.zeros((len(rows), 1)),
-      jnp.zeros((dataset.catalogue.num_items, 1)),
+      ranking.Candidates(
+        jnp.zeros((len(counts), 1)), jnp.log(counts.astype(np.float32) + 1.0)
+      ),
       exclude_seen,
-      bias=jnp.log(counts.astype(np.float32) + 1.0),
     )
   if task.label_weights is None:
     weights = np.bincount(train.labels, minlength=task.num_classes)
@@ -60,7 +61,7 @@ def oracle(
       task,
       test,
       lambda rows: jnp.asarray(truth[test.ends[rows]]),
-      jnp.eye(num_items),
+      ranking.Candidates(jnp.eye(num_items), jnp.zeros(num_items)),
       exclude_seen,
     )
   lasts = test.ends + 1

@@ -374,7 +374,7 @@ def _catalogue_call(name: str, sizes: Sizes, dataset: SequenceDataset) -> _Call:
   key = jax.random.key(0)
   queries = jax.random.normal(key, (sizes.batch, sizes.dim))
   table = jax.random.normal(key, (num_items, sizes.dim))
-  bias = jnp.zeros(num_items)
+  candidates = ranking.Candidates(table, jnp.zeros(num_items))
   windows = _newest_windows(sizes, dataset)
   seen = ranking.seen_items(
     dataset.items, windows['start'], windows['start'] + windows['length']
@@ -382,10 +382,10 @@ def _catalogue_call(name: str, sizes: Sizes, dataset: SequenceDataset) -> _Call:
   targets = jnp.arange(sizes.batch) % num_items
   calls = {
     'full_ranking': lambda: ranking.rank_targets(
-      queries, table, bias, targets, seen
+      queries, candidates, targets, seen
     ),
     'recommend': lambda: ranking.top_items(
-      queries, table, bias, seen, k=min(_RECOMMENDED, num_items)
+      queries, candidates, seen, k=min(_RECOMMENDED, num_items)
     ),
   }
   measured = _Call(

@@ -25,6 +25,7 @@ from bt4rec import (
   pipeline,
   pretext,
   progress,
+  ranking,
   remote,
   scoring,
   vocabulary,
@@ -99,6 +100,12 @@ class Encoder:
   def item_table(self) -> jax.Array:
     """[num_items, dim] float32, the embeddings of the items."""
     return self.params['item_table']['embedding'][1:-1]
+
+  @property
+  def candidates(self) -> ranking.Candidates:
+    """The items by their embeddings, without a copy of the table."""
+    bias = jnp.zeros(len(self.item_ids))
+    return ranking.Candidates(self.params['item_table']['embedding'], bias, 1)
 
   def embed_windows(
     self, events: Events, start: np.ndarray, length: np.ndarray
@@ -281,6 +288,7 @@ def _load_encoder(directory: str, named: str, step: int | None) -> Encoder:
   if 'encoder' not in model.params:
     encoder = _encoder_of_probe(named, model.meta)
     table = heads.probe_table(encoder.item_table)
+    candidates = ranking.Candidates(table, jnp.zeros(len(table)))
   else:
     catalogue = vocabulary.load(directory)
     encoder = Encoder(
@@ -294,10 +302,12 @@ def _load_encoder(directory: str, named: str, step: int | None) -> Encoder:
     if 'task' not in model.meta:
       scorer = _scorer_of_objective(config, catalogue, model.params)
       encoder = dataclasses.replace(encoder, scorer=scorer)
-    table = encoder.item_table
+    candidates = encoder.candidates
   scorer = encoder.scorer
   if model.meta.get('task') == 'next_item':
-    head = heads.TrainedHead(model.params['head'], model.batch_stats, table)
+    head = heads.TrainedHead(
+      model.params['head'], model.batch_stats, candidates
+    )
     scorer = scoring.HeadScorer(
       head, encoder.embed_windows, encoder.max_length, encoder.features
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bt4rec import blocks, features, mesh, packing
+from bt4rec import blocks, features, mesh, packing, ranking
 from bt4rec.datasets import Catalogue
 from bt4rec.dropout import Dropout
 from bt4rec.errors import InputError, choose
@@ -53,6 +53,14 @@ class ItemTable(nn.Module):
   def __call__(self, items: jax.Array) -> jax.Array:
     """[batch, ...] int32 -> [batch, ..., dim]."""
     return mesh.take(self.sharding, self.embedding, items)
+
+  def candidates(
+    self, bias: jax.Array | None = None, of_unit_length: bool = False
+  ) -> ranking.Candidates:
+    """All items, to be ranked; `bias` is [num_items] float, or zeros."""
+    if bias is None:
+      bias = jnp.zeros(self.vocabulary_size - 2)
+    return ranking.Candidates(self.embedding, bias, 1, of_unit_length)
 
 
 class TransformerEncoder(nn.Module):

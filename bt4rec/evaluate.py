@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bt4rec import features, metrics, pipeline, progress, ranking, scoring
@@ -18,8 +17,7 @@ def rank_examples(
   task: Task,
   examples: Examples,
   query: Query,
-  item_table: jax.Array,
-  bias: jax.Array,
+  candidates: ranking.Candidates,
   exclude_seen: bool,
 ) -> tuple[dict[str, float], np.ndarray]:
   """Full-catalogue ranking of the targets of `next_item`.
@@ -28,8 +26,7 @@ def rank_examples(
     task: The task.
     examples: Its examples.
     query: Rows of the examples -> their queries.
-    item_table: [num_items, dim] float.
-    bias: [num_items] float.
+    candidates: All items.
     exclude_seen: Whether items of the input are left out of the ranking; the
       target itself never is.
 
@@ -48,7 +45,7 @@ def rank_examples(
     else:
       seen = np.full((len(rows), 1), -1, np.int32)
     rank, log_probability = ranking.rank_targets(
-      query(rows), item_table, bias, examples.labels[rows], seen
+      query(rows), candidates, examples.labels[rows], seen
     )
     ranks[rows[:real]] = rank[:real]
     log_probabilities[rows[:real]] = log_probability[:real]
@@ -94,7 +91,7 @@ def evaluate(
   task: Task,
   examples: Examples,
   query: Query,
-  item_table: jax.Array | None,
+  candidates: ranking.Candidates | None,
   exclude_seen: bool,
   bias: jax.Array | None = None,
 ) -> tuple[dict[str, float], np.ndarray]:
@@ -104,19 +101,16 @@ def evaluate(
     task: The task.
     examples: Its examples of one split.
     query: Rows of the examples -> queries, for a ranking task, or logits.
-    item_table: [num_items, dim] float for a ranking task, else None.
+    candidates: All items for a ranking task, else None.
     exclude_seen: See `rank_examples`.
-    bias: [num_items] float, added to the scores of a ranking task.
 
   Returns:
     The metrics, and the outcome of each example: its rank, or whether it was
     classified right.
   """
-  if item_table is None:
+  if candidates is None:
     return classify_examples(task, examples, query)
-  if bias is None:
-    bias = jnp.zeros(len(item_table))
-  return rank_examples(task, examples, query, item_table, bias, exclude_seen)
+  return rank_examples(task, examples, query, candidates, exclude_seen)
 
 
 def evaluate_scorer(
@@ -136,7 +130,10 @@ def evaluate_scorer(
   windows = examples.windows(task.dataset.offsets, scorer.max_history)
   events = features.events_of(task.dataset, scorer.features)
   queries = scorer.queries(events, **windows)
-  table, bias = scorer.candidates()
   return rank_examples(
-    task, examples, lambda rows: queries[rows], table, bias, exclude_seen
+    task,
+    examples,
+    lambda rows: queries[rows],
+    scorer.candidates(),
+    exclude_seen,
   )

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bt4rec import ranking
+
 
 class Head(nn.Module):
   """Linear map of the user embedding to a task's outputs, zero at first."""
@@ -29,13 +31,13 @@ class TrainedHead:
     params: Parameters of `Head`.
     batch_stats: `mean` and `std`, each [dim], by which a probe standardises
       embeddings; empty where encoder and head were trained together.
-    item_table: [num_items, width] float32, what outputs are compared with;
-      None for a classification, whose outputs are logits.
+    candidates: The items that outputs are compared with; None for a
+      classification, whose outputs are logits.
   """
 
   params: dict
   batch_stats: dict
-  item_table: jax.Array | None
+  candidates: ranking.Candidates | None
 
   def __call__(self, h: Any) -> jax.Array:
     """[batch, dim] embeddings -> [batch, width or num_classes] float32."""

@@ -9,7 +9,7 @@ import jax
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
-from bt4rec import encoders, mesh, packing, projector, views
+from bt4rec import encoders, mesh, packing, projector, ranking, views
 from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError
 from bt4rec.features import Events
@@ -60,7 +60,7 @@ class Pretraining(nn.Module):
     """See `bt4rec.objectives`; of an objective that predicts items."""
     return self.objective.query(self.encoder, rows)
 
-  def candidates(self) -> tuple[jax.Array, jax.Array]:
+  def candidates(self) -> ranking.Candidates:
     """See `bt4rec.objectives`; of an objective that predicts items."""
     return self.objective.candidates(self.encoder)
 

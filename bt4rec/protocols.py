@@ -17,6 +17,7 @@ from bt4rec import (
   heads,
   initial_encoder,
   pipeline,
+  ranking,
   vocabulary,
 )
 from bt4rec.errors import InputError
@@ -69,8 +70,10 @@ def probe(setting: Setting) -> Outcome:
   # optimisation, so that one learning rate serves every encoder.
   mean, std = features.mean(0), features.std(0) + 1e-6
   head, tables = head_and_tables(task, encoder.dim)
+  candidates = None
   if task.is_ranking:
-    tables['item_table'] = heads.probe_table(encoder.item_table)
+    table = tables['item_table'] = heads.probe_table(encoder.item_table)
+    candidates = ranking.Candidates(table, jnp.zeros(len(table)))
 
   def loss_fn(params, batch_stats, batch, rng):
     del rng
@@ -88,7 +91,7 @@ def probe(setting: Setting) -> Outcome:
     tables={**tables, 'features': jnp.asarray((features - mean) / std)},
     embed=lambda examples, _: cache.embed(name, encoder, task, examples),
     head_of=lambda params, batch_stats: heads.TrainedHead(
-      params['head'], batch_stats, tables.get('item_table')
+      params['head'], batch_stats, candidates
     ),
     batch_stats={'mean': jnp.asarray(mean), 'std': jnp.asarray(std)},
     meta={
@@ -153,7 +156,7 @@ def finetune(setting: Setting) -> Outcome:
     head_of=lambda params, batch_stats: heads.TrainedHead(
       params['head'],
       batch_stats,
-      trained(params).item_table if task.is_ranking else None,
+      trained(params).candidates if task.is_ranking else None,
     ),
   )
   return train_and_test(setting, model)

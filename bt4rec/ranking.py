@@ -7,6 +7,7 @@ among the best.
 
 import functools
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,26 +16,54 @@ from jax import lax
 _ITEM_BLOCK = 8192
 
 
+@flax.struct.dataclass
+class Candidates:
+  """What queries are compared with: an item scores `query @ row + bias`.
+
+  A table of gigabytes is given as it lies in an encoder: the rows of tokens
+  that are no items are left out, and lengths taken, a block at a time.
+
+  Attributes:
+    table: [num_rows, dim] float, with the items in neighbouring rows.
+    bias: [num_items] float.
+    first: Row of the first item.
+    of_unit_length: Whether rows are divided by their lengths first.
+  """
+
+  table: jax.Array
+  bias: jax.Array
+  first: int = flax.struct.field(pytree_node=False, default=0)
+  of_unit_length: bool = flax.struct.field(pytree_node=False, default=False)
+
+  @property
+  def num_items(self) -> int:
+    """Items to choose from."""
+    return len(self.bias)
+
+
+def unit_length(x: jax.Array) -> jax.Array:
+  """Rows divided by their lengths: [..., dim] -> [..., dim] float32."""
+  x = x.astype(jnp.float32)
+  return x * lax.rsqrt((x**2).sum(-1, keepdims=True) + 1e-12)
+
+
 @functools.partial(jax.jit, static_argnames=('item_block',))
 def rank_targets(
   queries: jax.Array,
-  item_table: jax.Array,
-  bias: jax.Array,
+  candidates: Candidates,
   targets: jax.Array,
   seen: jax.Array,
   item_block: int = _ITEM_BLOCK,
 ) -> tuple[jax.Array, jax.Array]:
   """Ranks each target among all items, by counting; nothing is sorted.
 
-  Items are scored `queries @ item_table.T + bias`.
-
   Args:
     queries: [batch, dim] float.
-    item_table: [num_items, dim] float.
-    bias: [num_items] float.
-    targets: [batch] int32, row of each target in the table.
-    seen: [batch, num_seen] int32, rows left out of the ranking; rows outside
-      of the table and the target itself are ignored, repetitions count once.
+    candidates: What is ranked.
+    targets: [batch] int32, place of each target among the items.
+    seen: [batch, num_seen] int32, items left out of the ranking; places
+      outside of the catalogue and the target itself are ignored, repetitions
+      count once.
     item_block: Items scored at a time.
 
   Returns:
@@ -42,7 +71,7 @@ def rank_targets(
     probabilities of the targets under the softmax over all items, seen ones
     included.
   """
-  blocks = _Blocks(queries, item_table, bias, item_block)
+  blocks = _Blocks(queries, candidates, item_block)
   rows = jnp.arange(queries.shape[0])
 
   def find_target(found, first):
@@ -79,8 +108,7 @@ def rank_targets(
 )
 def top_items(
   queries: jax.Array,
-  item_table: jax.Array,
-  bias: jax.Array,
+  candidates: Candidates,
   seen: jax.Array,
   *,
   k: int,
@@ -91,21 +119,20 @@ def top_items(
 
   Args:
     queries: [batch, dim] float.
-    item_table: [num_items, dim] float.
-    bias: [num_items] float.
-    seen: [batch, num_seen] int32, rows left out; rows outside of the table
-      are ignored.
+    candidates: What is ranked.
+    seen: [batch, num_seen] int32, items left out; places outside of the
+      catalogue are ignored.
     k: Number of items.
     item_block: Items scored at a time.
     recall_target: Expected share of the best items that is found; below 1
       they are searched by `lax.approx_max_k`, which is quicker on a TPU.
 
   Returns:
-    [batch, k] int32 rows of the table by descending score, of equal scores
-    the lower row first, and [batch, k] float32 scores. Where fewer than k
-    items are left, the last places are row -1 with score -inf.
+    [batch, k] int32 items by descending score, of equal scores the lower
+    one first, and [batch, k] float32 scores. Where fewer than k items are left,
+    the last places are item -1 with score -inf.
   """
-  blocks = _Blocks(queries, item_table, bias, item_block)
+  blocks = _Blocks(queries, candidates, item_block)
 
   def merge(best, first):
     number, scores = blocks.score(first)
@@ -142,7 +169,7 @@ def seen_items(
     ends: [batch] int64, one past its last.
 
   Returns:
-    [batch, num_seen] int32 rows of the item table, -1 where an input is
+    [batch, num_seen] int32 items from 0, -1 where an input is
     shorter; `num_seen` is a power of two, so that there are few shapes.
   """
   longest = int((ends - starts).max())
@@ -156,17 +183,14 @@ class _Blocks:
   """The scores of a batch, a block of items at a time."""
 
   def __init__(
-    self,
-    queries: jax.Array,
-    item_table: jax.Array,
-    bias: jax.Array,
-    item_block: int,
+    self, queries: jax.Array, candidates: Candidates, item_block: int
   ):
     self._queries = queries.astype(jnp.float32)
-    self._table, self._bias = item_table, bias
-    self._size = min(item_block, len(item_table))
-    # First item of each block; the last block may reach beyond the table.
-    self.firsts = jnp.arange(0, len(item_table), self._size, dtype=jnp.int32)
+    self._candidates = candidates
+    num_items = candidates.num_items
+    self._size = min(item_block, num_items)
+    # First item of each block; the last block may reach beyond the last item.
+    self.firsts = jnp.arange(0, num_items, self._size, dtype=jnp.int32)
 
   def score(self, first: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The block that starts at `first`.
@@ -175,15 +199,21 @@ class _Blocks:
     of the one before along, with the score -inf.
 
     Returns:
-      [item_block] int32 rows of the table, ascending by one, and
-      [batch, item_block] float32 scores.
+      [item_block] int32 items, ascending by one, and [batch, item_block]
+      float32 scores.
     """
-    start = jnp.minimum(first, len(self._table) - self._size)
-    # A slice within the loop: no copy of a table of gigabytes.
+    all_of = self._candidates
+    start = jnp.minimum(first, all_of.num_items - self._size)
+    # Slices within the loop: no copy of a table of gigabytes.
     table, bias = (
-      lax.dynamic_slice_in_dim(array, start, self._size).astype(jnp.float32)
-      for array in (self._table, self._bias)
+      lax.dynamic_slice_in_dim(array, row, self._size).astype(jnp.float32)
+      for array, row in (
+        (all_of.table, all_of.first + start),
+        (all_of.bias, start),
+      )
     )
+    if all_of.of_unit_length:
+      table = unit_length(table)
     number = start + jnp.arange(self._size, dtype=jnp.int32)
     bias = jnp.where(number >= first, bias, -jnp.inf)
     return number, self._queries @ table.T + bias[None]

@@ -1,6 +1,6 @@
 """Scores of all items for the histories of users.
 
-An item's score is `query @ candidate + bias`, whether the pre-training itself
+Whether the pre-training itself
 predicts items or a head was trained to. Evaluation and use go the same way.
 """
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bt4rec import heads, pipeline, pretext, progress, ranking, vocabulary
@@ -44,8 +43,8 @@ class ItemScorer(Protocol):
       [num_histories, width] float32.
     """
 
-  def candidates(self) -> tuple[jax.Array, jax.Array]:
-    """[num_items, width] what queries are compared with, [num_items] biases."""
+  def candidates(self) -> ranking.Candidates:
+    """All items, to be compared with queries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +82,7 @@ class ObjectiveScorer:
       queries[rows[:real]] = np.asarray(block)[:real]
     return queries
 
-  def candidates(self) -> tuple[jax.Array, jax.Array]:
+  def candidates(self) -> ranking.Candidates:
     """See `ItemScorer`."""
     variables = {'params': self.params}
     found: Any = self.model.apply(variables, method='candidates')
@@ -95,7 +94,7 @@ class HeadScorer:
   """A head trained on the labels of `next_item`, on an encoder.
 
   Attributes:
-    head: The head; it has an item table.
+    head: The head; it has candidates.
     embed: Embeds windows, as `Encoder.embed_windows`.
     max_history: Longest window.
     features: Features of the encoder.
@@ -110,19 +109,18 @@ class HeadScorer:
     self, events: Events, start: np.ndarray, length: np.ndarray
   ) -> np.ndarray:
     """See `ItemScorer`."""
-    table, _ = self.candidates()
-    queries = np.empty((len(start), table.shape[1]), np.float32)
+    width = self.candidates().table.shape[1]
+    queries = np.empty((len(start), width), np.float32)
     blocks = pipeline.padded_blocks(len(start), _BLOCK)
     for rows, real in progress.track('queries', len(start), blocks):
       block = self.head(self.embed(events, start[rows], length[rows]))
       queries[rows[:real]] = np.asarray(block)[:real]
     return queries
 
-  def candidates(self) -> tuple[jax.Array, jax.Array]:
+  def candidates(self) -> ranking.Candidates:
     """See `ItemScorer`."""
-    table = self.head.item_table
-    assert table is not None
-    return table, jnp.zeros(len(table))
+    assert self.head.candidates is not None
+    return self.head.candidates
 
 
 def top_items(
@@ -148,7 +146,7 @@ def top_items(
   queries = scorer.queries(
     histories.events, **histories.windows(scorer.max_history)
   )
-  table, bias = scorer.candidates()
+  candidates = scorer.candidates()
   best = np.empty((len(queries), k), np.int32)
   scores = np.empty((len(queries), k), np.float32)
   blocks = pipeline.padded_blocks(len(queries), _BLOCK)
@@ -160,7 +158,7 @@ def top_items(
     else:
       seen = np.full((len(rows), 1), -1, np.int32)
     found = ranking.top_items(
-      queries[rows], table, bias, seen, k=k, recall_target=recall_target
+      queries[rows], candidates, seen, k=k, recall_target=recall_target
     )
     best[rows[:real]], scores[rows[:real]] = (part[:real] for part in found)
   return best, scores

@@ -178,7 +178,7 @@ def train_and_test(setting: Setting, model: Model) -> Outcome:
       task,
       examples,
       lambda rows: head(h[rows]),
-      head.item_table,
+      head.candidates,
       setting.config.exclude_seen,
     )
 

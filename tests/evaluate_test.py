@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import baselines, evaluate, tasks
+from bt4rec import baselines, evaluate, ranking, tasks
 from bt4rec.datasets import sequences, synthetic
 
 
@@ -22,16 +22,16 @@ class TestRanking:
   def test_seen_items_are_never_recommended_but_the_target_always_is(self):
     # Item i scores i: the best unseen item for everybody is the highest.
     task = _task([[1, 5, 4, 3], [1, 2, 5, 5]])
-    table = jnp.arange(1.0, 6.0)[:, None]
+    items = ranking.Candidates(jnp.arange(1.0, 6.0)[:, None], jnp.zeros(5))
     numbers, ranks = evaluate.evaluate(
-      task, task.test(), lambda rows: jnp.ones((len(rows), 1)), table, True
+      task, task.test(), lambda rows: jnp.ones((len(rows), 1)), items, True
     )
     # User 0: target 3, items 5 and 4 are seen, so it is first. User 1 comes
     # back to item 5, which stays in and is first.
     assert ranks.tolist() == [1.0, 1.0]
     assert numbers['recall@1'] == 1.0
     _, ranks = evaluate.evaluate(
-      task, task.test(), lambda rows: jnp.ones((len(rows), 1)), table, False
+      task, task.test(), lambda rows: jnp.ones((len(rows), 1)), items, False
     )
     assert ranks.tolist() == [3.0, 1.0]
 
@@ -41,7 +41,7 @@ class TestRanking:
       task,
       task.test(),
       lambda rows: jnp.ones((len(rows), 1)),
-      jnp.array([[0.0], [1.0], [2.0]]),
+      ranking.Candidates(jnp.array([[0.0], [1.0], [2.0]]), jnp.zeros(3)),
       False,
     )
     assert ranks.tolist() == [1.0] * (evaluate._BLOCK + 3)

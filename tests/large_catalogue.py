@@ -2,47 +2,28 @@
 
   python tests/large_catalogue.py [NUM_ITEMS] [NUM_USERS] [DIM]
 
-One JSON line: the bytes that were needed at most beyond the item table (of
-Linux' peak of the resident set), and how many of the users looked at have the
-rank and the best items of a loop over NumPy's scores.
+A dual encoder with random parameters, evaluated and used as any other. One JSON
+line: the bytes that were needed at most beyond the item table (of Linux' peak
+of the resident set), and how many of the users looked at have the rank and the
+best items of a loop over NumPy's scores.
 """
 
 import json
 import re
 import sys
 import time
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bt4rec import evaluate, scoring, tasks, vocabulary
+from bt4rec import evaluate, pretext, scoring, tasks, vocabulary
+from bt4rec.datasets import Catalogue, SequenceDataset
+from configs import base
 
 _HISTORY = 50
 _K = 100
 _CHECKED = 3
-
-
-class _Scorer:
-  """Random queries against a random table."""
-
-  max_history = _HISTORY
-  features = ()
-
-  def __init__(self, table: np.ndarray, queries: np.ndarray):
-    self._queries = queries
-    # There, and not on its way, before memory is looked at.
-    self._table, self._bias = jax.block_until_ready(
-      (jnp.asarray(table), jnp.zeros(len(table)))
-    )
-
-  def queries(self, events, start, length) -> np.ndarray:
-    del events, length
-    return self._queries[start // _HISTORY]
-
-  def candidates(self):
-    return self._table, self._bias
 
 
 def _bytes(name: str) -> int:
@@ -52,34 +33,71 @@ def _bytes(name: str) -> int:
   return 1024 * int(kilobytes[1])
 
 
+def _dataset(num_items: int, num_users: int) -> SequenceDataset:
+  rng = np.random.default_rng(0)
+  number = num_users * (_HISTORY + 1)
+  return SequenceDataset(
+    name='large',
+    items=rng.integers(1, num_items + 1, number, np.int32),
+    timestamps=np.arange(number),
+    offsets=np.arange(num_users + 1) * (_HISTORY + 1),
+    user_ids=np.arange(num_users),
+    catalogue=Catalogue(
+      item_ids=np.arange(num_items),
+      titles=np.full(num_items, ''),
+      category_names=(),
+      category_offsets=np.zeros(num_items + 1, np.int64),
+      category_values=np.zeros(0, np.int32),
+    ),
+  )
+
+
+def _scorer(dataset: SequenceDataset, table: np.ndarray):
+  config = base.get_config()
+  config.objective = 'dual_encoder'
+  config.encoder.name = 'bag_of_items'
+  config.encoder.dim = table.shape[1]
+  config.max_length = _HISTORY + 1
+  params = {
+    # There, and not on its way, before memory is looked at.
+    'encoder': {
+      'item_table': {'embedding': jax.block_until_ready(jnp.asarray(table))}
+    },
+    'objective': {'log_temperature': jnp.log(0.1)},
+  }
+  model = pretext.make_model(config, dataset.catalogue, None)
+  return scoring.ObjectiveScorer(model, params)
+
+
 def measure(num_items: int, num_users: int, dim: int) -> dict:
   """Runs both, and says what they needed."""
-  rng = np.random.default_rng(0)
-  table = rng.standard_normal((num_items, dim), np.float32)
-  scorer = _Scorer(table, rng.standard_normal((num_users, dim), np.float32))
-  tokens = rng.integers(1, num_items + 1, num_users * _HISTORY, np.int32)
-  offsets = np.arange(num_users + 1) * _HISTORY
-  labels = rng.integers(0, num_items, num_users, np.int32)
-  examples = tasks.Examples(np.arange(num_users), offsets[1:], labels)
-  task = SimpleNamespace(dataset=SimpleNamespace(items=tokens, offsets=offsets))
+  dataset = _dataset(num_items, num_users)
+  rng = np.random.default_rng(1)
+  table = rng.standard_normal((num_items + 2, dim), np.float32)
+  scorer = _scorer(dataset, table)
+  task = tasks.make_task('next_item', dataset, 0)
+  examples = task.test()
+  histories = vocabulary.Tokens(
+    np.delete(dataset.items, dataset.offsets[1:] - 1),
+    np.arange(num_users + 1) * _HISTORY,
+  )
   with open('/proc/self/clear_refs', 'w') as f:
     f.write('5')  # The peak starts anew.
   before, start = _bytes('VmRSS'), time.perf_counter()
-  queries = scorer.queries(None, offsets[:-1], None)
-  _, ranks = evaluate.rank_examples(
-    task, examples, lambda rows: queries[rows], *scorer.candidates(), True
-  )
+  _, ranks = evaluate.evaluate_scorer(scorer, task, examples, True)
   ranked = time.perf_counter()
-  best, _ = scoring.top_items(
-    scorer, vocabulary.Tokens(tokens, offsets), _K, True
-  )
+  best, _ = scoring.top_items(scorer, histories, _K, True)
   recommended = time.perf_counter()
   peak = _bytes('VmHWM')
   right = 0
+  lengths = np.linalg.norm(table[1:-1], axis=1)
   for user in range(_CHECKED):
-    scores = table @ queries[user]
-    own = scores[labels[user]]
-    scores[tokens[offsets[user] : offsets[user + 1]] - 1] = -np.inf
+    *history, target = dataset.items[
+      dataset.offsets[user] : dataset.offsets[user + 1]
+    ]
+    scores = table[1:-1] @ table[history].mean(0) / lengths
+    own = scores[target - 1]
+    scores[np.array(history) - 1] = -np.inf
     # Rounding may turn two neighbours around.
     is_close = abs(1 + (scores > own).sum() - ranks[user]) <= 5
     expected = np.argpartition(-scores, _K)[:_K]
@@ -99,4 +117,4 @@ def measure(num_items: int, num_users: int, dim: int) -> dict:
 
 if __name__ == '__main__':
   _sizes = [int(size) for size in sys.argv[1:]]
-  print(json.dumps(measure(*(_sizes + [10_000_000, 1_000, 16][len(_sizes) :]))))
+  print(json.dumps(measure(*(_sizes + [10_000_000, 1_000, 64][len(_sizes) :]))))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import packing, pretext
+from bt4rec import packing, pretext, ranking
 from bt4rec.encoders import ItemTable
 from bt4rec.errors import InputError
 from bt4rec.objectives import masked_item, next_item
@@ -310,8 +310,10 @@ def test_validation_predicts_what_the_scores_rank(objective):
   length = (items > 0).sum(1)
   history = np.where(np.arange(9)[None] < length[:, None] - 1, items, 0)
   query = model.apply(variables, {'items': history}, method='query')
-  table, bias = model.apply(variables, method='candidates')
-  scores = np.asarray(query @ table.T + bias[None], np.float64)
+  candidates = model.apply(variables, method='candidates')
+  assert candidates.first == 1 and not candidates.of_unit_length
+  table = candidates.table[1:-1]
+  scores = np.asarray(query @ table.T + candidates.bias[None], np.float64)
   target = items[np.arange(4), length - 1] - 1
   expected = np.log(np.exp(scores).sum(1)) - scores[np.arange(4), target]
   np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
@@ -321,18 +323,18 @@ def test_dual_encoder_scores_are_cosines_over_the_temperature():
   model, params, batch = _real('dual_encoder')
   variables = {'params': params}
   query = model.apply(variables, batch, method='query')
-  table, bias = model.apply(variables, method='candidates')
+  candidates = model.apply(variables, method='candidates')
   h = np.asarray(
     model.encoder.apply({'params': params['encoder']}, batch['items'], False)
   )
   items = params['encoder']['item_table']['embedding'][1:-1]
   temperature = np.exp(params['objective']['log_temperature'])
-  for user, score in zip(h, query @ table.T, strict=True):
+  nobody = np.full((len(h), 1), -1)
+  best, scores = ranking.top_items(query, candidates, nobody, k=len(items))
+  for user, rows, score in zip(h, best, scores, strict=True):
     cosine = (items @ user) / np.linalg.norm(items, axis=1)
-    np.testing.assert_allclose(
-      score, cosine / np.linalg.norm(user) / temperature, rtol=1e-4, atol=1e-5
-    )
-  np.testing.assert_array_equal(bias, 0)
+    expected = cosine / np.linalg.norm(user) / temperature
+    np.testing.assert_allclose(score, expected[rows], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('objective', ['next_item', 'masked_item'])

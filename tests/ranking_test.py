@@ -33,7 +33,11 @@ def test_ranks_equal_brute_force_whatever_the_block(item_block):
   seen = rng.integers(-1, num_items, (batch, num_seen)).astype(np.int32)
   seen[0, :3] = [targets[0], 4, 4]  # The target itself, and a repetition.
   ranks, log_probabilities = ranking.rank_targets(
-    queries, table, bias, targets, seen, item_block=item_block
+    queries,
+    ranking.Candidates(table, bias),
+    targets,
+    seen,
+    item_block=item_block,
   )
   scores = queries @ table.T + bias
   expected = [
@@ -51,8 +55,7 @@ def test_ranks_equal_brute_force_whatever_the_block(item_block):
 def test_a_constant_model_is_no_better_than_chance():
   ranks, _ = ranking.rank_targets(
     jnp.zeros((2, 4)),
-    jnp.ones((101, 4)),
-    jnp.zeros(101),
+    ranking.Candidates(jnp.ones((101, 4)), jnp.zeros(101)),
     jnp.array([0, 100]),
     jnp.full((2, 1), -1),
   )
@@ -78,7 +81,11 @@ def test_top_items_equal_a_whole_sort_whatever_the_block(item_block, k):
   # Rows behind the table are those of unknown items.
   seen = rng.integers(-1, num_items + 2, (batch, 9)).astype(np.int32)
   rows, scores = ranking.top_items(
-    queries, table, bias, seen, k=k, item_block=item_block
+    queries,
+    ranking.Candidates(table, bias),
+    seen,
+    k=k,
+    item_block=item_block,
   )
   exact = queries @ table.T + bias
   for user in range(batch):
@@ -97,10 +104,11 @@ def test_an_approximate_search_gives_real_scores_of_items_not_left_out():
   table = rng.normal(size=(300, 5)).astype(np.float32)
   bias = rng.normal(size=300).astype(np.float32)
   seen = rng.integers(0, 300, (50, 40)).astype(np.int32)
+  candidates = ranking.Candidates(table, bias)
   rows, scores = ranking.top_items(
-    queries, table, bias, seen, k=20, item_block=64, recall_target=0.8
+    queries, candidates, seen, k=20, item_block=64, recall_target=0.8
   )
-  best, _ = ranking.top_items(queries, table, bias, seen, k=20)
+  best, _ = ranking.top_items(queries, candidates, seen, k=20)
   rows, best = np.asarray(rows), np.asarray(best)
   exact = queries @ table.T + bias
   np.testing.assert_allclose(
@@ -113,18 +121,51 @@ def test_an_approximate_search_gives_real_scores_of_items_not_left_out():
   assert np.mean(found) >= 0.8
 
 
+@pytest.mark.parametrize('item_block', [4, 5, 21, 64])
+@pytest.mark.parametrize('of_unit_length', [False, True])
+def test_other_rows_of_the_table_are_no_items(item_block, of_unit_length):
+  rng = np.random.default_rng(4)
+  queries = rng.normal(size=(6, 5)).astype(np.float32)
+  table = rng.normal(size=(23, 5)).astype(np.float32)
+  table[[0, 22]] = 100.0  # Padding and mask token would be the best.
+  bias = rng.normal(size=21).astype(np.float32)
+  candidates = ranking.Candidates(
+    table, bias, first=1, of_unit_length=of_unit_length
+  )
+  items = table[1:22]
+  if of_unit_length:
+    items = items / np.linalg.norm(items, axis=1, keepdims=True)
+  exact = queries @ items.T + bias
+  nobody = np.full((6, 1), -1)
+  best, scores = ranking.top_items(
+    queries, candidates, nobody, k=21, item_block=item_block
+  )
+  order = np.argsort(-exact, axis=1)
+  np.testing.assert_array_equal(best, order)
+  expected = np.take_along_axis(exact, order, axis=1)
+  np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+  targets = np.array([0, 20, 7, 0, 20, 7])
+  ranks, _ = ranking.rank_targets(
+    queries, candidates, targets, nobody, item_block=item_block
+  )
+  place = (order == targets[:, None]).argmax(axis=1) + 1
+  np.testing.assert_array_equal(ranks, place)
+
+
+@pytest.mark.parametrize('of_unit_length', [False, True])
 @pytest.mark.parametrize('name', ['rank_targets', 'top_items'])
-def test_no_copy_of_the_table_is_made(name):
+def test_no_copy_of_the_table_is_made(name, of_unit_length):
   queries, seen = jnp.zeros((4, 8)), jnp.zeros((4, 1), jnp.int32)
   # Of no multiple of the block: padding would copy it.
-  table, bias = jnp.zeros((100_001, 8)), jnp.zeros(100_001)
+  table, bias = jnp.zeros((100_003, 8)), jnp.zeros(100_001)
+  candidates = ranking.Candidates(table, bias, 1, of_unit_length)
   if name == 'rank_targets':
     compiled = ranking.rank_targets.lower(
-      queries, table, bias, jnp.zeros(4, jnp.int32), seen, item_block=1024
+      queries, candidates, jnp.zeros(4, jnp.int32), seen, item_block=1024
     ).compile()
   else:
     compiled = ranking.top_items.lower(
-      queries, table, bias, seen, k=5, item_block=1024
+      queries, candidates, seen, k=5, item_block=1024
     ).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < table.nbytes / 10
 
@@ -136,10 +177,11 @@ def test_the_rank_is_the_place_among_the_best():
   bias = rng.normal(size=40).astype(np.float32)
   targets = rng.integers(0, 40, 9).astype(np.int32)
   seen = np.where(targets[:, None] == 3, -1, 3)
+  candidates = ranking.Candidates(table, bias)
   ranks, _ = ranking.rank_targets(
-    queries, table, bias, targets, seen, item_block=16
+    queries, candidates, targets, seen, item_block=16
   )
-  rows, _ = ranking.top_items(queries, table, bias, seen, k=40, item_block=16)
+  rows, _ = ranking.top_items(queries, candidates, seen, k=40, item_block=16)
   place = (np.asarray(rows) == targets[:, None]).argmax(axis=1) + 1
   np.testing.assert_array_equal(place, ranks)
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import heads, scoring, vocabulary
+from bt4rec import heads, ranking, scoring, vocabulary
 
 
 class _NewestItem:
@@ -23,7 +23,7 @@ class _NewestItem:
     ]
 
   def candidates(self):
-    return jnp.eye(len(self._bias)), self._bias
+    return ranking.Candidates(jnp.eye(len(self._bias)), self._bias)
 
 
 # Items 1, 2, 3, and then 4.
@@ -69,8 +69,8 @@ def test_a_head_standardises_and_maps():
     }
   }
   statistics = {'mean': jnp.array([1.0, 0.0]), 'std': jnp.array([2.0, 1.0])}
-  table = jnp.ones((3, 2))
-  head = heads.TrainedHead(params, statistics, table)
+  candidates = ranking.Candidates(jnp.ones((3, 2)), jnp.zeros(3))
+  head = heads.TrainedHead(params, statistics, candidates)
   # An embedding is the tokens of a window: [3, 1] -> [1, 1] -> [3.5, 1].
   scorer = scoring.HeadScorer(
     head,
@@ -85,6 +85,4 @@ def test_a_head_standardises_and_maps():
     np.array([3], np.int32),
   )
   np.testing.assert_allclose(queries, [[3.5, 1.0]])
-  candidates, bias = scorer.candidates()
-  np.testing.assert_array_equal(candidates, table)
-  np.testing.assert_array_equal(bias, np.zeros(3))
+  assert scorer.candidates() is candidates

@@ -6,8 +6,8 @@ logged. What belongs to it alone, such as a projector, are its own parameters.
 
 An objective that predicts items also has `query(encoder, rows)`, [batch, dim]
 for histories that leave room for one item more (`items` and the codes that go
-with them, see `features`), and `candidates(encoder)`,
-[num_items, dim] and [num_items]: an item's score is `query @ candidate + bias`.
+with them, see `features`), and `candidates(encoder)`, the `ranking.Candidates`
+that queries are compared with.
 """
 
 from bt4rec.objectives.barlow_twins import BarlowTwins, barlow_twins_loss

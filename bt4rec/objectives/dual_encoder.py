@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bt4rec import ranking
 from bt4rec.features import Events, codes_of
 
 _NEVER = -1e9
@@ -127,10 +128,11 @@ class DualEncoder(nn.Module):
     context, target = split_context(
       rng, batch['items'], batch['index'], self.min_context
     )
+    h = encoder(context, train, batch['layout'], codes_of(batch))
     temperature = self._temperature()
     loss, metrics = in_batch_softmax_loss(
-      _unit(encoder(context, train, batch['layout'], codes_of(batch))),
-      _unit(encoder.item_table(target)),
+      ranking.unit_length(h),
+      ranking.unit_length(encoder.item_table(target)),
       target,
       temperature=temperature,
       log_q=batch['log_q'][target] if self.log_q_correction else None,
@@ -147,14 +149,8 @@ class DualEncoder(nn.Module):
   def query(self, encoder: nn.Module, rows: Events) -> jax.Array:
     """Arrays [batch, length] -> [batch, dim], what the next item is like."""
     h = encoder(rows['items'], train=False, codes=codes_of(rows))
-    return _unit(h) / self._temperature()
+    return ranking.unit_length(h) / self._temperature()
 
-  def candidates(self, encoder: nn.Module) -> tuple[jax.Array, jax.Array]:
-    """[num_items, dim] what queries are compared with, [num_items] biases."""
-    table = _unit(encoder.item_table.embedding[1:-1])
-    return table, jnp.zeros(len(table))
-
-
-def _unit(x: jax.Array) -> jax.Array:
-  x = x.astype(jnp.float32)
-  return x * lax.rsqrt((x**2).sum(-1, keepdims=True) + 1e-12)
+  def candidates(self, encoder: nn.Module) -> ranking.Candidates:
+    """All items, to be compared with queries."""
+    return encoder.item_table.candidates(of_unit_length=True)

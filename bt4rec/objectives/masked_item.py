@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bt4rec import ranking
 from bt4rec.features import Events, codes_of
 from bt4rec.objectives.item_loss import ItemLoss
 
@@ -136,6 +137,6 @@ class MaskedItem(nn.Module):
     state = jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0]
     return self._output(state)
 
-  def candidates(self, encoder: nn.Module) -> tuple[jax.Array, jax.Array]:
-    """[num_items, dim] what queries are compared with, [num_items] biases."""
-    return encoder.item_table.embedding[1:-1], self.bias
+  def candidates(self, encoder: nn.Module) -> ranking.Candidates:
+    """All items, to be compared with queries."""
+    return encoder.item_table.candidates(self.bias)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bt4rec import packing
+from bt4rec import packing, ranking
 from bt4rec.features import Events, codes_of
 from bt4rec.objectives.item_loss import ItemLoss
 
@@ -70,10 +70,9 @@ class NextItem(nn.Module):
     states = encoder.states(rows['items'], train=False, codes=codes_of(rows))
     return jnp.take_along_axis(states, last[:, None, None], axis=1)[:, 0]
 
-  def candidates(self, encoder: nn.Module) -> tuple[jax.Array, jax.Array]:
-    """[num_items, dim] what queries are compared with, [num_items] biases."""
-    table = encoder.item_table.embedding[1:-1]
-    return table, jnp.zeros(len(table))
+  def candidates(self, encoder: nn.Module) -> ranking.Candidates:
+    """All items, to be compared with queries."""
+    return encoder.item_table.candidates()
 
 
 def _without_padding(

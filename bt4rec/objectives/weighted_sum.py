@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bt4rec import ranking
 from bt4rec.errors import InputError
 from bt4rec.features import Events
 
@@ -89,8 +90,8 @@ class WeightedSum(nn.Module):
     """Arrays [batch, length] -> [batch, dim], what the next item is like."""
     return self._predicting().query(encoder, rows)
 
-  def candidates(self, encoder: nn.Module) -> tuple[jax.Array, jax.Array]:
-    """[num_items, dim] what queries are compared with, [num_items] biases."""
+  def candidates(self, encoder: nn.Module) -> ranking.Candidates:
+    """All items, to be compared with queries."""
     return self._predicting().candidates(encoder)
 
 
