@@ -24,7 +24,6 @@ from bt4rec import (
   heads,
   pipeline,
   pretext,
-  progress,
   ranking,
   remote,
   scoring,
@@ -34,8 +33,6 @@ from bt4rec import (
 from bt4rec.datasets import Catalogue
 from bt4rec.errors import InputError
 from bt4rec.features import Events
-
-_BLOCK = 512
 
 
 @functools.partial(jax.jit, static_argnames='module')
@@ -120,14 +117,15 @@ class Encoder:
     Returns:
       [num_windows, dim] float32.
     """
-    h = np.empty((len(start), self.dim), np.float32)
-    blocks = pipeline.padded_blocks(len(start), _BLOCK)
-    for rows, real in progress.track('embed', len(start), blocks):
-      windows = pipeline.cut_windows(
-        events, start[rows], length[rows], self.max_length
-      )
-      h[rows[:real]] = _embed_block(self.module, self.params, windows)[:real]
-    return h
+    return pipeline.over_windows(
+      'embed',
+      lambda windows: _embed_block(self.module, self.params, windows),
+      events,
+      start,
+      length,
+      max_length=self.max_length,
+      dim=self.dim,
+    )
 
   def embed_tokens(self, tokens: vocabulary.Tokens) -> np.ndarray:
     """Embeds the newest events of each sequence: [num_sequences, dim]."""

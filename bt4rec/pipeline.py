@@ -11,19 +11,25 @@ Windows are gathered for a whole batch at once; a map per user is 17 times
 slower.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bt4rec import progress
 from bt4rec.errors import InputError, choose
 from bt4rec.features import OTHER, Events
 from bt4rec.plans import Plan, Rows
 
 # Batches that tf.data asks for at a time: a call costs as much as a batch.
 _STEPS_A_CALL = 8
+# Of `over_windows`: windows of a call, and the fewest places of one.
+_WINDOWS_OF_A_BLOCK = 512
+_NARROWEST = 16
+# Neighbours that are sorted by length.
+_WINDOWS_SORTED = 32 * _WINDOWS_OF_A_BLOCK
 
 
 def gather_windows(
@@ -217,12 +223,70 @@ def padded_blocks(
 
   Args:
     num_rows: Number of rows.
-    block: Rows of a block.
+    block: Rows of a block at most; where there are few rows it is the next
+      power of two.
 
   Yields:
-    [block] int64 row numbers, and how many of them are real; the others
-    repeat the last row and must weigh nothing.
+    [rows of a block] int64 row numbers, and how many of them are real; the
+    others repeat the last row and must weigh nothing.
   """
+  block = min(block, _power_of_two(num_rows))
   for first in range(0, num_rows, block):
     rows = np.minimum(np.arange(first, first + block), num_rows - 1)
     yield rows, min(block, num_rows - first)
+
+
+def over_windows(
+  name: str,
+  call: Callable[[Events], jax.Array],
+  events: Events,
+  start: np.ndarray,
+  length: np.ndarray,
+  *,
+  max_length: int,
+  dim: int,
+  room: int = 0,
+) -> np.ndarray:
+  """Calls a function on windows, block by block, with little padding.
+
+  Windows of similar length come into a block, which is as wide as they need:
+  a power of two or `max_length`, so that there are few shapes.
+
+  Args:
+    name: What progress is shown under.
+    call: Windows [rows, width] -> [rows, dim] float; a window's result must
+      not depend on the others, nor on the padding.
+    events: Arrays [num_events], see `features`; may be memory maps.
+    start: [num_windows] int64, first event of each window.
+    length: [num_windows] int32, events of each.
+    max_length: The largest width.
+    dim: Width of the results.
+    room: Places that a window needs besides its events.
+
+  Returns:
+    [num_windows, dim] float32.
+  """
+  results = np.empty((len(start), dim), np.float32)
+  blocks = _window_blocks(length)
+  for rows, real in progress.track(name, len(start), blocks):
+    longest = int(length[rows].max()) + room
+    width = min(max(_power_of_two(longest), _NARROWEST), max_length)
+    windows = cut_windows(events, start[rows], length[rows], width)
+    results[rows[:real]] = np.asarray(call(windows))[:real]
+  return results
+
+
+def _window_blocks(length: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+  """As `padded_blocks`, with windows of similar length in a block.
+
+  They are sorted among neighbours alone, whose events lie together in a file.
+  """
+  for first in range(0, len(length), _WINDOWS_SORTED):
+    order = np.argsort(length[first : first + _WINDOWS_SORTED], kind='stable')
+    for rows, real in padded_blocks(len(order), _WINDOWS_OF_A_BLOCK):
+      yield first + order[rows], real
+
+
+def _power_of_two(number: int) -> int:
+  """The next one, the number itself included."""
+  return 1 << max(number - 1, 0).bit_length()

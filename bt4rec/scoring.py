@@ -73,14 +73,17 @@ class ObjectiveScorer:
     self, events: Events, start: np.ndarray, length: np.ndarray
   ) -> np.ndarray:
     """See `ItemScorer`."""
-    queries = np.empty((len(start), self.model.encoder.dim), np.float32)
-    width = self.model.encoder.max_length
-    blocks = pipeline.padded_blocks(len(start), _BLOCK)
-    for rows, real in progress.track('queries', len(start), blocks):
-      windows = pipeline.cut_windows(events, start[rows], length[rows], width)
-      block = _query_block(self.model, self.params, windows)
-      queries[rows[:real]] = np.asarray(block)[:real]
-    return queries
+    encoder = self.model.encoder
+    return pipeline.over_windows(
+      'queries',
+      lambda windows: _query_block(self.model, self.params, windows),
+      events,
+      start,
+      length,
+      max_length=encoder.max_length,
+      dim=encoder.dim,
+      room=1,
+    )
 
   def candidates(self) -> ranking.Candidates:
     """See `ItemScorer`."""
@@ -111,10 +114,9 @@ class HeadScorer:
     """See `ItemScorer`."""
     width = self.candidates().table.shape[1]
     queries = np.empty((len(start), width), np.float32)
-    blocks = pipeline.padded_blocks(len(start), _BLOCK)
-    for rows, real in progress.track('queries', len(start), blocks):
-      block = self.head(self.embed(events, start[rows], length[rows]))
-      queries[rows[:real]] = np.asarray(block)[:real]
+    h = self.embed(events, start, length)
+    for rows, real in pipeline.padded_blocks(len(start), _BLOCK):
+      queries[rows[:real]] = np.asarray(self.head(h[rows]))[:real]
     return queries
 
   def candidates(self) -> ranking.Candidates:

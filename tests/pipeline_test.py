@@ -419,11 +419,13 @@ class TestLeaks:
 
 
 class TestPaddedBlocks:
-  @pytest.mark.parametrize('num_rows', [0, 1, 4, 5, 8, 11])
-  def test_drops_nobody_and_counts_nobody_twice(self, num_rows):
+  @pytest.mark.parametrize(
+    'num_rows, size', [(0, 1), (1, 1), (2, 2), (3, 4), (5, 4), (8, 4), (11, 4)]
+  )
+  def test_drops_nobody_and_counts_nobody_twice(self, num_rows, size):
     real_rows = []
     for rows, num_real in pipeline.padded_blocks(num_rows, 4):
-      assert rows.shape == (4,)
+      assert rows.shape == (size,)
       assert (rows < num_rows).all()
       assert 1 <= num_real <= 4
       real_rows += rows[:num_real].tolist()
@@ -432,6 +434,49 @@ class TestPaddedBlocks:
   def test_padding_repeats_the_last_row(self):
     blocks = [(r.tolist(), n) for r, n in pipeline.padded_blocks(5, 3)]
     assert blocks == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+
+
+class TestOverWindows:
+  def _run(self, length, **options):
+    start = np.cumsum(length) - length
+    events = {'items': np.arange(1, length.sum() + 1)}
+    shapes = []
+
+    def sums(windows):
+      items = windows['items']
+      shapes.append(items.shape)
+      # Of one window alone, whatever the padding.
+      return np.stack([items.sum(1), items.max(1)], axis=1)
+
+    options = {'max_length': 40, 'dim': 2, **options}
+    found = pipeline.over_windows(
+      'test', sums, events, start, length, **options
+    )
+    ends = start + length
+    expected = [
+      [sum(range(first + 1, end + 1)), end]
+      for first, end in zip(start, ends, strict=True)
+    ]
+    return found, np.reshape(expected, (-1, 2)), shapes
+
+  @pytest.mark.parametrize('number', [0, 1, 3, 300, 1_300])
+  def test_each_window_gets_its_own_result(self, number, monkeypatch):
+    monkeypatch.setattr(pipeline, '_WINDOWS_SORTED', 600)
+    length = np.random.default_rng(0).integers(1, 41, number, np.int32)
+    found, expected, _ = self._run(length)
+    np.testing.assert_array_equal(found, expected)
+
+  def test_short_windows_are_computed_in_narrow_blocks(self):
+    # 1,024 of 3 events among 512 of 16, 512 of 17 and 512 of 40, mixed.
+    lengths = np.repeat([3, 3, 16, 17, 40], 512).astype(np.int32)
+    length = np.random.default_rng(0).permutation(lengths)
+    found, expected, shapes = self._run(length)
+    np.testing.assert_array_equal(found, expected)
+    assert shapes == [(512, 16)] * 3 + [(512, 32), (512, 40)]
+
+  def test_there_is_room(self):
+    *_, shapes = self._run(np.full(512, 16, np.int32), room=1)
+    assert shapes == [(512, 32)]
 
 
 def test_a_feed_without_tensorflow_gets_one_sentence(monkeypatch):

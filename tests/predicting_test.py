@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import packing, pretext, ranking
+from bt4rec import packing, pretext, ranking, scoring
 from bt4rec.encoders import ItemTable
 from bt4rec.errors import InputError
 from bt4rec.objectives import masked_item, next_item
@@ -297,6 +297,22 @@ def _real(objective, **overrides):
     params['params'],
   )
   return model, params, batch
+
+
+@pytest.mark.parametrize(
+  'objective', ['next_item', 'masked_item', 'dual_encoder']
+)
+def test_a_query_does_not_depend_on_the_histories_beside(objective):
+  # Which say how wide the block is; 16 fill a narrow one.
+  model, params, _ = _real(objective, max_length=40)
+  length = np.array([1, 15, 16, 17, 31, 32, 39], np.int32)
+  start = np.cumsum(length) - length
+  events = {'items': 1 + np.arange(length.sum()) * 7 % 30}
+  scorer = scoring.ObjectiveScorer(model, params)
+  together = scorer.queries(events, start, length)
+  for row in range(len(length)):
+    alone = scorer.queries(events, start[[row]], length[[row]])
+    np.testing.assert_allclose(alone[0], together[row], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('objective', ['next_item', 'masked_item'])
