@@ -38,7 +38,8 @@ class Store:
     before_change: Called before each change; what it raises is passed on.
 
   Raises:
-    InputError: If the scheme is unknown, or its package missing.
+    InputError: If the scheme is unknown or of local files, or its package
+      missing.
   """
 
   def __init__(
@@ -47,6 +48,10 @@ class Store:
     self._before_change = before_change
     self.url = url.rstrip('/')
     scheme = url.partition('://')[0]
+    if scheme in ('file', 'local'):
+      raise InputError(
+        f'{url} is a folder of this machine; leave out {scheme}://.'
+      )
     try:
       # Others write here too, so that a listing is old at once.
       self._fs, self._root = fsspec.core.url_to_fs(

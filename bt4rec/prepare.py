@@ -10,7 +10,7 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from bt4rec import command, datasets, help_text, summary, workdir
+from bt4rec import command, datasets, help_text, remote, summary, workdir
 from bt4rec.errors import InputError
 
 
@@ -32,18 +32,19 @@ def main(argv: list[str]) -> None:
       f'Apache Beam is missing ({error}); start this by launch/prepare.sh, '
       f'which makes an environment with it.'
     ) from error
-  directory = os.path.abspath(os.path.expanduser(values.output))
-  beam_job.prepare(
-    values.config.dataset,
-    directory,
-    min_item_events=values.min_item_events,
-    events_per_shard=values.events_per_shard,
-    shards_folder=values.shards,
-    beam_flags=beam_flags,
-  )
-  group = datasets.prepared_config(values.config.dataset, directory)
+  output = remote.absolute(values.output)
+  with remote.output(output) as directory:
+    beam_job.prepare(
+      values.config.dataset,
+      directory,
+      min_item_events=values.min_item_events,
+      events_per_shard=values.events_per_shard,
+      shards_folder=values.shards,
+      beam_flags=beam_flags,
+    )
+  group = datasets.prepared_config(values.config.dataset, output)
   following = {'pre-train an encoder': workdir.pretrain_command(group)}
-  written = {os.path.join(directory, 'dataset.json'): 'prepared arrays'}
+  written = {os.path.join(output, 'dataset.json'): 'prepared arrays'}
   print(summary.closing(written, following))
 
 
@@ -56,7 +57,7 @@ if __name__ == '__main__':
     'configs/pretrain.py:logs.',
     lock_config=True,
   )
-  flags.DEFINE_string('output', 'runs/prepared', 'Output directory.')
+  flags.DEFINE_string('output', 'runs/prepared', 'Output directory, or a URL.')
   flags.DEFINE_alias('workdir', 'output')
   flags.DEFINE_integer(
     'min_item_events', 1, 'Items with fewer events are left out, and counted.'

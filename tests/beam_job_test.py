@@ -497,6 +497,34 @@ class TestCommand:
       text=True,
     )
 
+  def test_writes_to_a_url(self, tmp_path):
+    (tmp_path / 'log.csv').write_text('user,item,timestamp\n1,2,3\n1,4,5\n')
+    program = (
+      'import runpy, sys; from tests import bucket; bucket.register(); '
+      'runpy.run_module("bt4rec.prepare", run_name="__main__", alter_sys=True)'
+    )
+    done = subprocess.run(
+      [
+        sys.executable,
+        '-c',
+        program,
+        '--config=configs/pretrain.py:logs',
+        f'--config.dataset.path={tmp_path}/log.csv',
+        '--output=bucket://mine/arrays',
+      ],
+      capture_output=True,
+      text=True,
+      env={
+        **os.environ,
+        'BUCKETS': str(tmp_path),
+        'XDG_CACHE_HOME': str(tmp_path / 'cache'),
+      },
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'dataset.prepared=bucket://mine/arrays' in done.stdout
+    written = sequences.load(str(tmp_path / 'mine' / 'arrays'))
+    assert written.items.tolist() == [1, 2]
+
   def test_passes_flags_of_beam_and_says_what_it_wrote(self, tmp_path):
     (tmp_path / 'a.csv').write_text('user,item,timestamp\n1,2,3\n')
     (tmp_path / 'b.csv').write_text('user,item,timestamp\n1,4,3\n')

@@ -99,6 +99,10 @@ class TestFetched:
     with pytest.raises(InputError, match='not installed: Please install gcsfs'):
       remote.fetched('abc://mine/run')
 
+  def test_a_local_path_is_none_of_a_store(self):
+    with pytest.raises(InputError, match=r'this machine; leave out file://\.'):
+      remote.fetched('file:///tmp/run')
+
   def test_an_unknown_scheme_is_one_sentence(self):
     with pytest.raises(InputError, match='nothing://mine cannot be read'):
       remote.fetched('nothing://mine')
