@@ -45,7 +45,7 @@ make_env() {
 }
 
 extras_of() {  # The extras that the flags of a job need.
-  case " $* " in *[=\ ]gs://*) echo gcs ;; esac
+  case " $* " in *[=\ ]gs://* | *[=\ ]gcs://*) echo gcs ;; esac
 }
 
 make_env_at() {

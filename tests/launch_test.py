@@ -38,6 +38,24 @@ def _run(script, *arguments, environment=None):
   )
 
 
+@pytest.mark.parametrize(
+  'flags, extras',
+  [
+    (['--workdir=gs://mine/run'], 'gcs'),
+    (['--workdir', 'gs://mine/run'], 'gcs'),
+    (['--seed=0', '--config.init_from=gcs://mine/run'], 'gcs'),
+    (['--workdir=s3://mine/run'], ''),
+    (['--workdir=runs/gs'], ''),
+  ],
+)
+def test_the_extras_that_a_job_needs(flags, extras):
+  command = ['bash', '-c', 'source launch/env.sh; extras_of "$@"', '-', *flags]
+  done = subprocess.run(
+    command, cwd=_ROOT, capture_output=True, text=True, check=True
+  )
+  assert done.stdout.strip() == extras
+
+
 @pytest.mark.parametrize('script', ['tpu_vm', 'slurm'])
 def test_help_is_the_comment_at_the_top(script):
   done = _run(script, '--help')
