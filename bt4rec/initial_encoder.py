@@ -93,6 +93,6 @@ def load(
   if config.inductive and not meta['inductive']:
     raise InputError(
       f'the checkpoint in {config.init_from} was pre-trained on all users; '
-      f'pre-train with --config.inductive=True, or evaluate without it.'
+      f'make it with --config.inductive=True, or leave that out here too.'
     )
   return encoder
