@@ -230,7 +230,7 @@ def padded_blocks(
     [rows of a block] int64 row numbers, and how many of them are real; the
     others repeat the last row and must weigh nothing.
   """
-  block = min(block, _power_of_two(num_rows))
+  block = min(block, power_of_two(num_rows))
   for first in range(0, num_rows, block):
     rows = np.minimum(np.arange(first, first + block), num_rows - 1)
     yield rows, min(block, num_rows - first)
@@ -270,7 +270,7 @@ def over_windows(
   blocks = _window_blocks(length)
   for rows, real in progress.track(name, len(start), blocks):
     longest = int(length[rows].max()) + room
-    width = min(max(_power_of_two(longest), _NARROWEST), max_length)
+    width = min(max(power_of_two(longest), _NARROWEST), max_length)
     windows = cut_windows(events, start[rows], length[rows], width)
     results[rows[:real]] = np.asarray(call(windows))[:real]
   return results
@@ -287,6 +287,6 @@ def _window_blocks(length: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
       yield first + order[rows], real
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
   """The next one, the number itself included."""
   return 1 << max(number - 1, 0).bit_length()

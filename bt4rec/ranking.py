@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bt4rec import pipeline
+
 _ITEM_BLOCK = 8192
 
 
@@ -173,7 +175,7 @@ def seen_items(
     shorter; `num_seen` is a power of two, so that there are few shapes.
   """
   longest = int((ends - starts).max())
-  width = 1 << max(longest - 1, 0).bit_length()
+  width = pipeline.power_of_two(longest)
   index = starts[:, None] + np.arange(width)
   tokens = events[np.minimum(index, len(events) - 1)]
   return np.where(index < ends[:, None], tokens - 1, -1).astype(np.int32)
