@@ -54,7 +54,9 @@ def make_card(dataset: SequenceDataset, config: ConfigDict) -> dict:
       'users_too_short_for_favorite_category': int(too_short.sum()),
     },
     'majority_class': {
-      name: majority_accuracy(name, dataset, config) for name in tasks.TASKS
+      name: majority_accuracy(name, dataset, config)
+      for name in tasks.TASKS
+      if name != 'user_attribute' or config.user_attribute.label
     },
   }
 
@@ -150,10 +152,11 @@ def majority_accuracy(
   """
   task_type = tasks.TASKS[name]
   catalogue = dataset.catalogue
-  if not task_type.is_ranking and not catalogue.category_names:
+  needs_category = task_type.asks_of_events and not task_type.is_ranking
+  if needs_category and not catalogue.category_names:
     return {'not_possible': 'no item has a category'}
   try:
-    task = tasks.make_task(name, dataset, config.split_seed)
+    task = tasks.make_task(name, dataset, config)
     train, validation = task.train_and_validation(1.0, config.seed)
   except InputError as error:
     return {'not_possible': str(error)}
@@ -168,7 +171,7 @@ def majority_accuracy(
   if task.is_ranking:
     text = catalogue.titles[answer] or catalogue.item_ids[answer]
   else:
-    text = catalogue.category_names[answer]
+    text = task.class_names[answer]
   return {
     'answer': str(text),
     'accuracy': _share(right),

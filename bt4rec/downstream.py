@@ -60,7 +60,7 @@ def run(
       f'least 1.'
     )
   _warn_of_unfinished(config)
-  task = tasks.make_task(config.task, dataset, config.split_seed)
+  task = tasks.make_task(config.task, dataset, config)
   protocol = choose('protocol', config.protocol, protocols.PROTOCOLS)
   labelled, validation = task.train_and_validation(
     config.label_fraction, config.seed, config.validation_fraction
@@ -85,6 +85,7 @@ def run(
   return {
     'dataset': dataset.name,
     'task': task.name,
+    **task.facts(),
     'objective': config.label or _objective_of(config, setting.source),
     'variant': config.variant,
     'protocol': config.protocol,

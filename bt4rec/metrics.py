@@ -53,8 +53,10 @@ def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     labels: [num_examples] int.
 
   Returns:
-    `accuracy@1`, and `macro_f1`: the mean over the classes that occur as
-    label or as prediction of 2 tp / (2 tp + fp + fn).
+    `accuracy@1`; `macro_f1`, the mean over the classes that occur as label or
+    as prediction of 2 tp / (2 tp + fp + fn); and, of two classes that both
+    occur, `auroc`: the share of pairs with one example of each in which the
+    second class scores higher for its own, ties counted half.
   """
   predictions = scores.argmax(axis=1)
   num_classes = scores.shape[1]
@@ -64,4 +66,17 @@ def class_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   hits = np.bincount(labels[right], minlength=num_classes)
   occurs = predicted + actual > 0
   f1 = 2 * hits[occurs] / (predicted + actual)[occurs]
-  return {'accuracy@1': float(right.mean()), 'macro_f1': float(f1.mean())}
+  numbers = {'accuracy@1': float(right.mean()), 'macro_f1': float(f1.mean())}
+  if num_classes == 2 and actual.all():
+    numbers['auroc'] = _auroc(scores[:, 1] - scores[:, 0], labels == 1)
+  return numbers
+
+
+def _auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Mann-Whitney's U over the number of pairs."""
+  negatives = np.sort(scores[~positive])
+  below, not_above = (
+    np.searchsorted(negatives, scores[positive], side).mean()
+    for side in ('left', 'right')
+  )
+  return float((below + not_above) / 2 / len(negatives))

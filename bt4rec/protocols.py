@@ -167,8 +167,8 @@ def direct(setting: Setting) -> Outcome:
   config, task = setting.config, setting.task
   if not task.is_ranking:
     raise InputError(
-      f'protocol=direct predicts items, task {task.name!r} asks for '
-      f'categories; use task=next_item, or protocol=probe.'
+      f'protocol=direct predicts items, which task {task.name!r} does not '
+      f'ask for; use task=next_item, or protocol=probe.'
     )
   if not config.init_from:
     raise InputError(
@@ -214,6 +214,11 @@ def oracle(setting: Setting) -> Outcome:
     raise InputError(
       f'protocol=oracle needs the synthetic dataset, whose truth is known, '
       f'not {task.dataset.name!r}.'
+    )
+  if not task.asks_of_events:
+    raise InputError(
+      f'protocol=oracle knows the truth about events alone, and '
+      f'{task.name!r} asks for something else; use another protocol.'
     )
   world = datasets.synthetic_world(config.dataset)
   return outcome_of(

@@ -48,7 +48,8 @@ def accuracy_by_label_fraction(lines: list[dict]):
       if line['task'] == task
     )
     if len({x for points in series.values() for x in points}) > 1:
-      panels[task] = _Panel(task, _metric(of_task), series)
+      name = result_lines.task_name(of_task[0])
+      panels[task] = _Panel(name, _metric(of_task), series)
   return _draw(list(panels.values()), 'labelled users (%)', log_base=10)
 
 
@@ -319,7 +320,8 @@ def _panels(rows: dict[Row, list[dict]], points_of) -> list[_Panel]:
       if (line['task'], line['label_fraction']) == (task, fraction)
       for point in points_of(row, line)
     )
-    title = f'{task}, {100 * fraction:g}% labels'
+    name = result_lines.task_name(of_task[0])
+    title = f'{name}, {100 * fraction:g}% labels'
     panels.append(_Panel(title, _metric(of_task), series))
   return panels
 

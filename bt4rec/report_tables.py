@@ -81,9 +81,9 @@ def variant_tables(lines: list[dict]) -> list[Table]:
 
 def title_of(lines: list[dict]) -> str:
   """What is measured: 'next_item: recall@10', of one task's lines."""
-  task = lines[0]['task']
+  task = result_lines.task_name(lines[0])
   split = '' if lines[0]['metrics'] else ' on validation'
-  return f'{task}: {result_lines.HEADLINES[task]}{split}'
+  return f'{task}: {result_lines.HEADLINES[lines[0]["task"]]}{split}'
 
 
 def format_share(share: float) -> str:

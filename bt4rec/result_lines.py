@@ -22,6 +22,7 @@ HEADLINES = {
   'next_item': 'recall@10',
   'next_category': 'accuracy@1',
   'favorite_category': 'accuracy@1',
+  'user_attribute': 'accuracy@1',
 }
 # What tells pre-trainings of one name apart -> how a row of the table says it.
 _SETTINGS = {
@@ -91,6 +92,11 @@ def headline(line: dict, numbers: dict | None = None) -> float:
   if numbers is None:
     numbers = line['metrics'] or line['validation']
   return numbers[HEADLINES[line['task']]]
+
+
+def task_name(line: dict) -> str:
+  """The task with what it asks for: 'next_item', 'user_attribute gender'."""
+  return ' '.join(filter(None, [line['task'], line.get('attribute')]))
 
 
 def read_results(directories: list[str]) -> list[dict]:
@@ -261,6 +267,8 @@ def _check_comparable(lines: list[dict]) -> None:
   for key, remedy in (
     ('split_fingerprint', 'report the data separately'),
     ('category_fingerprint', 'report the data separately'),
+    ('attribute', 'report each by itself'),
+    ('label_fingerprint', 'report the labels separately'),
     ('split_seed', 'report the splits separately'),
     ('exclude_seen', 'report the two settings separately'),
     ('inductive', 'report the two settings separately'),

@@ -6,11 +6,13 @@ the selection on validation.
 """
 
 import dataclasses
+from typing import Self
 
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 
-from bt4rec import splits
+from bt4rec import splits, user_labels
 from bt4rec.datasets import SequenceDataset
 from bt4rec.errors import InputError, choose
 
@@ -80,24 +82,44 @@ class Task:
     name: Name in the config.
     is_ranking: Whether the label is an item, ranked among all items.
     is_user_level: Whether users, not positions, are split.
+    asks_of_events: Whether the label is made of held-out events.
     label_weights: [num_labels, num_classes] float32, the distribution to
       learn for each label, or None where label `i` is class `i`. A class is
       right if its weight is positive.
-    num_classes: Number of outputs: items, or categories.
+    num_classes: Number of outputs: items, or classes.
+    class_names: The names of the classes, of no ranking task.
   """
 
   name: str
   is_ranking = False
   is_user_level = False
+  asks_of_events = True
   label_weights: np.ndarray | None = None
 
   def __init__(self, dataset: SequenceDataset, split_seed: int):
     self.dataset = dataset
     self.split_seed = split_seed
 
+  @classmethod
+  def of_config(cls, dataset: SequenceDataset, config: ConfigDict) -> Self:
+    """Makes the task that a config describes; one that needs more overrides.
+
+    Raises:
+      InputError: If the config or the data do not fit.
+    """
+    return cls(dataset, config.split_seed)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return self.dataset.catalogue.category_names
+
   @property
   def num_classes(self) -> int:
-    return len(self.dataset.catalogue.category_names)
+    return len(self.class_names)
+
+  def facts(self) -> dict[str, str]:
+    """What tells results of this name apart, besides the data; for tables."""
+    return {}
 
   def held_out_from(self) -> np.ndarray:
     """[num_users] int64, the first position pre-training must not see."""
@@ -201,7 +223,7 @@ class NextCategory(NextItem):
 
   @property
   def num_classes(self) -> int:
-    return len(self.dataset.catalogue.category_names)
+    return len(self.class_names)
 
   def _examples(self, users: np.ndarray, ends: np.ndarray) -> Examples:
     examples = super()._examples(users, ends)
@@ -216,43 +238,27 @@ class NextCategory(NextItem):
     return examples.take(has_category)
 
 
-class FavoriteCategory(Task):
-  """The category with the largest share among the held-out events."""
+class UserTask(Task):
+  """A task that asks something of users, who are split by a seeded hash."""
 
-  name = 'favorite_category'
   is_user_level = True
 
-  def __init__(self, dataset: SequenceDataset, split_seed: int):
+  def __init__(
+    self, dataset: SequenceDataset, split_seed: int, examples: Examples
+  ):
+    """Splits the examples.
+
+    Args:
+      dataset: The dataset.
+      split_seed: Seed of the split of the users.
+      examples: All there are, one a user.
+    """
     super().__init__(dataset, split_seed)
-    lengths = dataset.lengths
-    users = np.flatnonzero(lengths >= splits.MIN_EVENTS_FOR_FAVORITE)
-    cut = splits.favorite_cut(lengths[users])
-    ends = dataset.offsets[users] + cut
-    shares = _sum_categories(dataset, ends, dataset.offsets[users + 1])
-    known = shares.sum(axis=1) > 0
-    logging.info(
-      '%s: %d of %d users have fewer than %d events, %d have no category '
-      'among the held-out ones; they are left out',
-      self.name,
-      dataset.num_users - len(users),
-      dataset.num_users,
-      splits.MIN_EVENTS_FOR_FAVORITE,
-      (~known).sum(),
-    )
-    # Rounded, so that equal shares summed in another order stay ties; argmax
-    # takes the lower index.
-    labels = np.round(shares, 6).argmax(axis=1).astype(np.int32)
-    self._all = Examples(users, ends, labels).take(known)
     split = splits.user_splits(dataset.user_ids, split_seed)
     self._split = {
-      name: self._all.take(member[self._all.users])
+      name: examples.take(member[examples.users])
       for name, member in split.items()
     }
-
-  def held_out_from(self) -> np.ndarray:
-    lengths = self.dataset.lengths
-    has_label = lengths >= splits.MIN_EVENTS_FOR_FAVORITE
-    return np.where(has_label, splits.favorite_cut(lengths), lengths)
 
   def train_and_validation(
     self, fraction: float, seed: int, validation_fraction: float = 0.0
@@ -276,6 +282,82 @@ class FavoriteCategory(Task):
     return self._require(self._split['test'], 'test')
 
 
+class FavoriteCategory(UserTask):
+  """The category with the largest share among the held-out events."""
+
+  name = 'favorite_category'
+
+  def __init__(self, dataset: SequenceDataset, split_seed: int):
+    super().__init__(dataset, split_seed, self.examples(dataset))
+
+  @classmethod
+  def examples(cls, dataset: SequenceDataset) -> Examples:
+    """The users that are long enough, and have a category to ask for."""
+    lengths = dataset.lengths
+    users = np.flatnonzero(lengths >= splits.MIN_EVENTS_FOR_FAVORITE)
+    cut = splits.favorite_cut(lengths[users])
+    ends = dataset.offsets[users] + cut
+    shares = _sum_categories(dataset, ends, dataset.offsets[users + 1])
+    known = shares.sum(axis=1) > 0
+    logging.info(
+      '%s: %d of %d users have fewer than %d events, %d have no category '
+      'among the held-out ones; they are left out',
+      cls.name,
+      dataset.num_users - len(users),
+      dataset.num_users,
+      splits.MIN_EVENTS_FOR_FAVORITE,
+      (~known).sum(),
+    )
+    # Rounded, so that equal shares summed in another order stay ties; argmax
+    # takes the lower index.
+    labels = np.round(shares, 6).argmax(axis=1).astype(np.int32)
+    return Examples(users, ends, labels).take(known)
+
+  def held_out_from(self) -> np.ndarray:
+    lengths = self.dataset.lengths
+    has_label = lengths >= splits.MIN_EVENTS_FOR_FAVORITE
+    return np.where(has_label, splits.favorite_cut(lengths), lengths)
+
+
+class UserAttribute(UserTask):
+  """A label of the user from a file of its own, from the whole history."""
+
+  name = 'user_attribute'
+  asks_of_events = False
+
+  def __init__(
+    self,
+    dataset: SequenceDataset,
+    split_seed: int,
+    labels: user_labels.UserLabels,
+  ):
+    users = np.flatnonzero(labels.classes >= 0)
+    ends = dataset.offsets[users + 1]
+    super().__init__(
+      dataset, split_seed, Examples(users, ends, labels.classes[users])
+    )
+    self._labels = labels
+
+  @classmethod
+  def of_config(cls, dataset: SequenceDataset, config: ConfigDict) -> Self:
+    labels = user_labels.of_config(config, dataset)
+    return cls(dataset, config.split_seed, labels)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return self._labels.class_names
+
+  def facts(self) -> dict[str, str]:
+    return {
+      'attribute': self._labels.attribute,
+      'label_fingerprint': self._labels.digest,
+    }
+
+  def held_out_from(self) -> np.ndarray:
+    # The label is no event.
+    return self.dataset.lengths
+
+
 def _sum_categories(
   dataset: SequenceDataset, first: np.ndarray, last: np.ndarray
 ) -> np.ndarray:
@@ -295,14 +377,15 @@ def _sum_categories(
 
 
 TASKS: dict[str, type[Task]] = {
-  task.name: task for task in (NextItem, NextCategory, FavoriteCategory)
+  task.name: task
+  for task in (NextItem, NextCategory, FavoriteCategory, UserAttribute)
 }
 
 
-def make_task(name: str, dataset: SequenceDataset, split_seed: int) -> Task:
-  """Returns the task of that name on a dataset.
+def make_task(name: str, dataset: SequenceDataset, config: ConfigDict) -> Task:
+  """Returns the task of that name on a dataset, as a config describes it.
 
   Raises:
-    InputError: If the name is unknown.
+    InputError: If the name is unknown, or as `Task.of_config`.
   """
-  return choose('task', name, TASKS)(dataset, split_seed)
+  return choose('task', name, TASKS).of_config(dataset, config)

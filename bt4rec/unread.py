@@ -199,6 +199,11 @@ _RULES = (
     lambda config: config.evaluate_test,
     'evaluate_test=True',
   ),
+  _Rule(
+    ('user_attribute',),
+    lambda config: config.task == tasks.UserAttribute.name,
+    'task=user_attribute',
+  ),
   _Rule(('exclude_seen',), _ranks, 'pretrain and next_item'),
   _Rule(
     ('pretrain_scope',),

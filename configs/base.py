@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
 
   # What to run: 'pretrain', 'study', 'tune', or a downstream task: 'next_item',
-  # 'next_category', 'favorite_category'.
+  # 'next_category', 'favorite_category', 'user_attribute'.
   config.task = 'pretrain'
   # Seed of initialisation, order, views and label subsets.
   config.seed = 0
@@ -272,6 +272,16 @@ def get_config() -> ConfigDict:
 
   # Whether to write TensorBoard events.
   config.tensorboard = True
+
+  # Labels of users, apart from the log.
+  config.user_attribute = ConfigDict()
+  # CSV or Parquet file with a row a user, or users.dat of MovieLens-1M; '' is
+  # the one in dataset.path.
+  config.user_attribute.path = ''
+  # Columns of the user's id and of the label; of users.dat the label is
+  # 'gender', 'age' or 'occupation'.
+  config.user_attribute.user = 'user'
+  config.user_attribute.label = ''
 
   # Downstream: whether the test split is looked at, after all selection.
   # Without it there are validation metrics alone, and tables show those.

@@ -1,9 +1,10 @@
 """One downstream run: configs/downstream.py:DATASET,TASK[,PROTOCOL].
 
 DATASET: synthetic, ml1m, ml20m, yelp, logs. TASK: next_item, next_category,
-favorite_category. PROTOCOL: probe (default), finetune, scratch, direct,
-majority, oracle. The encoder is given by --config.init_from=WORKDIR; without
-it a probe is of a random one.
+favorite_category, user_attribute (with --config.user_attribute.label=COLUMN).
+PROTOCOL: probe (default), finetune, scratch, direct, majority, oracle. The
+encoder is given by --config.init_from=WORKDIR; without it a probe is of a
+random one.
 
 Command:  launch/run.sh --config=configs/downstream.py:ml1m,next_category
           --config.init_from=runs/ml1m --config.label_fraction=0.1

@@ -3,7 +3,9 @@
 from ml_collections import ConfigDict
 
 DATASETS = ('synthetic', 'ml1m', 'ml20m', 'yelp', 'logs')
-TASKS = ('next_item', 'next_category', 'favorite_category')
+# Made of the events alone; the last task needs a file of labels.
+EVENT_TASKS = ('next_item', 'next_category', 'favorite_category')
+TASKS = (*EVENT_TASKS, 'user_attribute')
 PROTOCOLS = (
   'probe',
   'finetune',

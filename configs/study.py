@@ -54,7 +54,7 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
     'dual_encoder_tuned',
     'dual_encoder_plain',
   )
-  config.study.tasks = presets.TASKS
+  config.study.tasks = presets.EVENT_TASKS
   # Shares of the labelled users.
   config.study.label_fractions = (0.01, 0.1, 1.0)
   # Seeds of pre-training, label subset and downstream training.

@@ -182,6 +182,18 @@ class TestMajority:
       }
     assert 'no item has a category' in card_text.to_markdown(measured)
 
+  def test_of_users_labels_where_the_config_names_them(self, tmp_path):
+    path = tmp_path / 'users.csv'
+    path.write_text(
+      'user,plan\n' + ''.join(f'{u},{"ab"[u < 30]}\n' for u in range(40))
+    )
+    config = base.get_config()
+    dataset = _dataset([(user, 1, user) for user in range(40)])
+    assert 'user_attribute' not in card.make_card(dataset, config)
+    config.user_attribute.update(path=str(path), label='plan')
+    measured = card.make_card(dataset, config)
+    assert measured['majority_class']['user_attribute']['answer'] == 'b'
+
   def test_looks_at_no_test_label(self):
     dataset = tiny.dataset()
     config = base.get_config()

@@ -368,6 +368,8 @@ def write_data(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   ]
   (folder / 'events.csv').write_text(csv(header, events))
   (folder / 'new.csv').write_text(csv(header, events[:28]))
+  plans = [(f'u{u}', ('free', 'paid')[u % 2]) for u in range(1, num_users + 1)]
+  (folder / 'users.csv').write_text(csv('user,plan', plans))
   shop = [
     (f'c-{user}', f'A-{item:04}', f'{np.datetime64(time, "s")}', kind)
     for user, item, time, kind in events

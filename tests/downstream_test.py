@@ -16,6 +16,7 @@ from bt4rec import (
   jobs,
   pretrain,
   protocols,
+  report,
   splits,
   supervised,
   tasks,
@@ -67,15 +68,25 @@ def pretrained(dataset, tmp_path_factory):
   return directories
 
 
-_TASKS = ('next_item', 'next_category', 'favorite_category')
+@pytest.fixture(scope='module')
+def labels(dataset, tmp_path_factory):
+  """File with a label of half of the users: where their first item lies."""
+  path = tmp_path_factory.mktemp('labels') / 'users.csv'
+  first = dataset.items[dataset.offsets[:-1]]
+  rows = zip(dataset.user_ids.tolist(), first.tolist(), strict=True)
+  lines = [f'{user},{"front" if item < 24 else "back"}' for user, item in rows]
+  path.write_text('\n'.join(['user,shelf', *lines[::2]]) + '\n')
+  return str(path)
 
 
-@pytest.mark.parametrize('task', _TASKS)
+@pytest.mark.parametrize('task', presets.TASKS)
 @pytest.mark.parametrize('protocol', ['probe', 'finetune', 'scratch'])
 def test_every_protocol_runs_on_every_task(
-  task, protocol, dataset, pretrained, tmp_path
+  task, protocol, dataset, pretrained, labels, tmp_path
 ):
   config = small_config(task, protocol=protocol)
+  if task == 'user_attribute':
+    config.user_attribute.update(path=labels, label='shelf')
   if protocol != 'scratch':
     config.init_from = pretrained['shared']
   result = downstream.run(config, str(tmp_path), dataset)
@@ -90,6 +101,26 @@ def test_every_protocol_runs_on_every_task(
   assert result['category_fingerprint'] == splits.category_fingerprint(
     dataset.catalogue
   )
+
+
+def test_a_result_says_which_labels_it_is_of(dataset, labels, tmp_path):
+  config = small_config('user_attribute', protocol='majority')
+  config.user_attribute.update(path=labels, label='shelf')
+  line = downstream.run(config, str(tmp_path), dataset)
+  downstream.write_result(str(tmp_path), line)
+  text = report.write_report(str(tmp_path))
+  assert 'user_attribute shelf: accuracy@1' in text
+  assert line['attribute'] == 'shelf' and len(line['label_fingerprint']) == 16
+  assert line['metrics']['auroc'] == 0.5
+  # Of the users with a label, half of all, a tenth by their hash.
+  assert 0 < line['num_test'] < dataset.num_users / 4
+
+
+def test_the_oracle_knows_no_labels_of_users(labels, tmp_path, dataset):
+  config = small_config('user_attribute', protocol='oracle')
+  config.user_attribute.update(path=labels, label='shelf')
+  with pytest.raises(InputError, match='knows the truth about events alone'):
+    downstream.run(config, str(tmp_path), dataset)
 
 
 @pytest.fixture(scope='module')
@@ -201,7 +232,7 @@ def test_a_fine_tuned_encoder_is_loaded_as_what_it_was_trained_as(
   before, after = map(encode.load_encoder, (predicting, str(tmp_path)))
   assert after.module == before.module and after.module.causal
   line = workdir.read_lines(f'{tmp_path}/results.jsonl')[0]
-  task = tasks.make_task('next_item', dataset, 0)
+  task = tasks.NextItem(dataset, 0)
   numbers, _ = evaluate.evaluate_scorer(
     after.require_scorer(), task, task.test(), True
   )
@@ -399,7 +430,7 @@ class TestResult:
       items=dataset.items[newest],
       offsets=4 * np.arange(dataset.num_users + 1),
     )
-    task = tasks.make_task('next_item', few, 0)
+    task = tasks.NextItem(few, 0)
     scorer = encode.load_encoder(predicting).require_scorer()
     examples = tasks.Examples(users, 4 * users + 3, few.items[3::4] - 1)
     expected, _ = evaluate.evaluate_scorer(scorer, task, examples, True)

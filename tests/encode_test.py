@@ -97,7 +97,7 @@ def predicting(request, dataset, tmp_path_factory):
 
 def _test_inputs(dataset):
   """Histories before the test events of `next_item`, and these events."""
-  test = tasks.make_task('next_item', dataset, 0).test()
+  test = tasks.NextItem(dataset, 0).test()
   ids = dataset.catalogue.item_ids
   histories = [
     ids[dataset.items[dataset.offsets[user] : end] - 1]
@@ -296,7 +296,7 @@ class TestEmbed:
   def test_is_what_the_evaluation_embeds(self, runs, dataset):
     encoder = bt4rec.load_encoder(str(runs[0] / 'pretrained'))
     histories, _ = _test_inputs(dataset)
-    test = tasks.make_task('next_item', dataset, 0).test()
+    test = tasks.NextItem(dataset, 0).test()
     windows = test.windows(dataset.offsets, encoder.max_length)
     np.testing.assert_array_equal(
       encoder.embed(histories),

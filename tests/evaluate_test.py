@@ -6,6 +6,7 @@ import pytest
 
 from bt4rec import baselines, evaluate, ranking, tasks
 from bt4rec.datasets import sequences, synthetic
+from configs import presets
 
 
 def _task(histories, name='next_item'):
@@ -15,7 +16,7 @@ def _task(histories, name='next_item'):
     'hand', users, items, np.arange(len(items)),
     categories={i: [f'c{i % 2}'] for i in range(1, 30)},
   )  # fmt: skip
-  return tasks.make_task(name, dataset, 0)
+  return tasks.TASKS[name](dataset, 0)
 
 
 class TestRanking:
@@ -78,10 +79,10 @@ class TestBaselines:
     numbers, _ = baselines.majority(task, train, task.test(), True)
     assert numbers['accuracy@1'] == 0.0
 
-  @pytest.mark.parametrize('name', tasks.TASKS)
+  @pytest.mark.parametrize('name', presets.EVENT_TASKS)
   def test_oracle_beats_the_majority_and_predictors_of_noise(self, name):
     world = synthetic.World(num_users=300, num_items=60, max_events=30)
-    task = tasks.make_task(name, synthetic.make_dataset(world), 0)
+    task = tasks.TASKS[name](synthetic.make_dataset(world), 0)
     train, _ = task.train_and_validation(1.0, 0)
     best, _ = baselines.oracle(task, world, task.test(), True)
     same, _ = baselines.majority(task, train, task.test(), True)

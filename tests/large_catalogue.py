@@ -75,7 +75,7 @@ def measure(num_items: int, num_users: int, dim: int) -> dict:
   rng = np.random.default_rng(1)
   table = rng.standard_normal((num_items + 2, dim), np.float32)
   scorer = _scorer(dataset, table)
-  task = tasks.make_task('next_item', dataset, 0)
+  task = tasks.NextItem(dataset, 0)
   examples = task.test()
   histories = vocabulary.Tokens(
     np.delete(dataset.items, dataset.offsets[1:] - 1),

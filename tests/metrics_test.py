@@ -36,6 +36,21 @@ def test_class_metrics_by_hand():
   assert numbers['macro_f1'] == pytest.approx(2 / 3)
 
 
+def test_auroc_counts_the_pairs_in_order_and_ties_half():
+  # Positives 3 and 1, negatives 1, 0 and 2: of six pairs, 3 is above all
+  # three; 1 is level with one, above one, below one.
+  margins = np.array([3.0, 1, 1, 0, 2])
+  scores = np.stack([-margins / 2, margins / 2], axis=1)
+  numbers = metrics.class_metrics(scores, np.array([1, 1, 0, 0, 0]))
+  assert numbers['auroc'] == pytest.approx((3 + 1 + 0.5) / 6)
+
+
+def test_there_is_no_auroc_without_two_classes():
+  for labels, num_classes in (([0, 0], 2), ([0, 1], 3)):
+    scores = np.zeros((2, num_classes))
+    assert 'auroc' not in metrics.class_metrics(scores, np.array(labels))
+
+
 def test_predicting_one_class_costs_macro_f1():
   scores = np.tile([1.0, 0.0], (4, 1))
   numbers = metrics.class_metrics(scores, np.array([0, 0, 0, 1]))

@@ -208,6 +208,8 @@ class TestRefusals:
     [
       'split_fingerprint',
       'category_fingerprint',
+      'attribute',
+      'label_fingerprint',
       'split_seed',
       'exclude_seen',
       'inductive',

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from bt4rec import splits, tasks
+from bt4rec import splits, tasks, user_labels
 from bt4rec.datasets import sequences
 from bt4rec.errors import InputError
+from configs import base, presets
 
 _CATEGORIES = {10: ['a'], 20: ['b'], 30: ['a', 'b'], 40: ['c'], 50: []}
 
@@ -104,28 +105,28 @@ class TestFavoriteCategory:
     # a: 1 + .5 = 1.5, b: 1 + 1 + .5 = 2.5, c: 1.
     history = [40, 40, 40, 40, 40, 10, 20, 30, 20, 40]
     task = tasks.FavoriteCategory(_dataset([history]), split_seed=0)
-    assert task._all.labels.tolist() == [1]
-    assert _inputs(task, task._all) == [[40] * 5]
+    assert task.examples(task.dataset).labels.tolist() == [1]
+    assert _inputs(task, task.examples(task.dataset)) == [[40] * 5]
 
   def test_ties_go_to_the_lower_index(self):
     history = [40] * 5 + [30, 30, 30, 30, 30]
     task = tasks.FavoriteCategory(_dataset([history]), split_seed=0)
-    assert task._all.labels.tolist() == [0]
+    assert task.examples(task.dataset).labels.tolist() == [0]
 
   def test_longer_histories_hold_out_a_fifth(self):
     # n = 30: h = 6.
     task = tasks.FavoriteCategory(
       _dataset([[10] * 24 + [20] * 6]), split_seed=0
     )
-    assert _inputs(task, task._all) == [[10] * 24]
-    assert task._all.labels.tolist() == [1]
+    assert _inputs(task, task.examples(task.dataset)) == [[10] * 24]
+    assert task.examples(task.dataset).labels.tolist() == [1]
 
   def test_short_users_and_users_without_category_are_left_out(self):
     short, without = [10] * 9, [10] * 5 + [50] * 5
     task = tasks.FavoriteCategory(
       _dataset([short, without, [10] * 10]), split_seed=0
     )
-    assert task._all.users.tolist() == [2]
+    assert task.examples(task.dataset).users.tolist() == [2]
 
   def test_splits_are_the_user_splits_and_disjoint(self):
     histories = [[10] * 10, [20] * 10, [40] * 10] * 40
@@ -140,13 +141,52 @@ class TestFavoriteCategory:
       assert examples.users.tolist() == np.flatnonzero(split[name]).tolist()
 
 
-@pytest.mark.parametrize('name', tasks.TASKS)
+class TestUserAttribute:
+  def _task(self, classes, histories):
+    labels = user_labels.UserLabels(
+      'plan', ('free', 'paid'), np.array(classes, np.int32), 'digest'
+    )
+    return tasks.UserAttribute(_dataset(histories), 0, labels)
+
+  def test_asks_from_the_whole_history_of_users_with_a_label(self):
+    classes = [1, -1, 0] * 40
+    task = self._task(classes, [[10, 20, 30], [20], [40]] * 40)
+    assert task.class_names == ('free', 'paid') and task.num_classes == 2
+    parts = [*task.train_and_validation(1.0, 0), task.test()]
+    users = np.concatenate([part.users for part in parts])
+    assert sorted(users) == [u for u in range(120) if classes[u] >= 0]
+    for part in parts:
+      assert part.labels.tolist() == [classes[u] for u in part.users]
+      expected = [[10, 20, 30] if u % 3 == 0 else [40] for u in part.users]
+      assert _inputs(task, part) == expected
+
+  def test_users_are_those_of_the_other_user_task(self):
+    histories = [[10] * 10] * 200
+    task = self._task([0, 1] * 100, histories)
+    other = tasks.FavoriteCategory(_dataset(histories), 0)
+    np.testing.assert_array_equal(task.test().users, other.test().users)
+
+  def test_is_made_as_the_config_says(self, tmp_path):
+    path = tmp_path / 'users.csv'
+    path.write_text('id,plan\n1,free\n2,paid\n')
+    config = base.get_config()
+    config.user_attribute.update(path=str(path), user='id', label='plan')
+    dataset = _dataset([[10, 20]] * 2)
+    task = tasks.make_task('user_attribute', dataset, config)
+    labels = user_labels.read(str(path), 'id', 'plan', dataset)
+    assert task.facts() == {
+      'attribute': 'plan',
+      'label_fingerprint': labels.digest,
+    }
+
+
+@pytest.mark.parametrize('name', presets.EVENT_TASKS)
 def test_no_task_evaluates_on_events_that_the_shared_scope_shows(name):
   rng = np.random.default_rng(0)
   histories = [
     rng.choice([10, 20, 30, 40], n).tolist() for n in range(1, 60) for _ in '12'
   ]
-  task = tasks.make_task(name, _dataset(histories), 0)
+  task = tasks.make_task(name, _dataset(histories), base.get_config())
   lengths = task.dataset.lengths
   visible = splits.visible_lengths('shared', lengths)
   assert (visible <= task.held_out_from()).all()
@@ -157,4 +197,4 @@ def test_no_task_evaluates_on_events_that_the_shared_scope_shows(name):
 
 def test_unknown_task_lists_the_valid_ones():
   with pytest.raises(InputError, match='next_item, next_category'):
-    tasks.make_task('next_song', _dataset([[10]]), 0)
+    tasks.make_task('next_song', _dataset([[10]]), base.get_config())

@@ -118,7 +118,7 @@ class TestRun:
     for number, trial in enumerate(trials):
       drawn = tune.draw(config.tune.space.to_dict(), 0, number)
       assert trial['values']['optimizer'] == drawn['optimizer']
-      assert set(trial['validation']) == set(presets.TASKS)
+      assert set(trial['validation']) == set(presets.EVENT_TASKS)
       ratios = [
         trial['validation'][task][name] / majority[task][name]
         for task, name in (
@@ -198,7 +198,7 @@ def test_shared_fields_are_paired_between_the_rivals():
 
 def test_validation_does_not_shrink_with_the_labels():
   dataset = tiny.dataset()
-  task = tasks.make_task('next_item', dataset, 0)
+  task = tasks.NextItem(dataset, 0)
   train, validation = task.train_and_validation(0.1, 0, 1.0)
   few, fewer = task.train_and_validation(0.1, 0)
   np.testing.assert_array_equal(train.ends, few.ends)

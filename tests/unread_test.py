@@ -89,6 +89,7 @@ def test_a_pre_training_refuses(argument, field, value, reader):
     ('next_item,majority', 'batch_size', 32, 'who trains'),
     ('next_item,majority', 'encoder.dim', 32, 'who makes an encoder'),
     ('next_item,direct', 'optimizer.learning_rate', 0.1, 'who trains'),
+    ('next_item,probe', 'user_attribute.label', 'age', 'task=user_attribute'),
   ],
 )
 def test_a_downstream_job_refuses(argument, field, value, reader):

@@ -29,6 +29,8 @@ _NO_GENRE = '(no genres listed)'
 
 _RATING_LINE = re.compile(rb'[0-9]{1,9}::[0-9]{1,9}::[1-5]::[0-9]{1,11}\r?\n')
 _RATINGS = re.compile(rb'(?:' + _RATING_LINE.pattern + rb')*')
+_USER_LINE = re.compile(r'([0-9]{1,9})::([FM])::([0-9]+)::([0-9]+)::[^:]*\r?\n')
+_USER_COLUMNS = ('user', 'gender', 'age', 'occupation')
 
 
 def ml1m_files(path: str) -> list[str]:
@@ -83,6 +85,41 @@ def read_ml1m(path: str, expect_official: bool) -> sequences.SequenceDataset:
   )
   _check_movies(dataset, titles, ratings_file, movies_file)
   return _name_by_counts(dataset, expect_official, ratings_file)
+
+
+def read_ml1m_users(file: str) -> dict[str, tuple[str, ...]]:
+  """Reads users.dat.
+
+  Args:
+    file: The file of the unpacked archive.
+
+  Returns:
+    'user', 'gender' (F or M), 'age' (the youngest of its bucket; 1 is under
+    18) and 'occupation' (a number) -> text of each user. The ZIP codes are
+    left out.
+
+  Raises:
+    InputError: If the file is missing, malformed or cut, naming the line.
+  """
+  rows = []
+  try:
+    with open(file, encoding='latin-1', newline='\n') as f:
+      for number, line in enumerate(f, start=1):
+        matched = _USER_LINE.fullmatch(line)
+        if not matched:
+          raise InputError(
+            f'{file}, line {number}: {line.strip()[:80]!r} is not '
+            f'UserID::Gender::Age::Occupation::Zip ended by a line feed; the '
+            f'file is damaged or cut, {_UNPACK}.'
+          )
+        rows.append(matched.groups())
+  except OSError as error:
+    raise InputError(
+      f'cannot open {file} ({error.strerror}); {_UNPACK}, or check the path.'
+    ) from error
+  if not rows:
+    raise InputError(f'{file} is empty; {_UNPACK}.')
+  return dict(zip(_USER_COLUMNS, zip(*rows, strict=True), strict=True))
 
 
 def read_ml20m(path: str, expect_official: bool) -> sequences.SequenceDataset:
