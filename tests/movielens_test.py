@@ -437,6 +437,14 @@ class TestRealFiles:
       ratings = [tuple(map(int, line.split('::'))) for line in file]
     _assert_histories(direct, ratings)
 
+  def test_users_are_those_of_the_file(self, real):
+    users = movielens.read_ml1m_users(str(real / 'users.dat'))
+    rows = (real / 'users.dat').read_text('latin-1').splitlines()
+    assert list(zip(*users.values(), strict=True)) == [
+      tuple(row.split('::')[:4]) for row in rows
+    ]
+    assert (users['gender'].count('F'), len(rows)) == (1_709, 6_040)
+
   def test_titles_and_genres_are_those_of_the_file(self, real, direct):
     catalogue = direct.catalogue
     rows = (real / 'movies.dat').read_bytes().decode('latin-1').split('\n')
