@@ -116,9 +116,10 @@ def read(
   class_names = tuple(sorted(set(found.values()), key=_number_first))
   if not 2 <= len(class_names) <= MAX_CLASSES:
     raise InputError(
-      f'{path}, column {label!r} has {len(class_names):,} different values '
-      f'where a classification takes 2 to {MAX_CLASSES:,}; name another '
-      f'column with {_FLAG.format(what="label")}, or group its values.'
+      f'{path}: the number of different values in column {label!r} is '
+      f'{len(class_names):,}, and a classification takes 2 to {MAX_CLASSES:,}; '
+      f'name another column with {_FLAG.format(what="label")}, or group its '
+      f'values.'
     )
   index = {name: i for i, name in enumerate(class_names)}
   classes = [index.get(found.get(str(u)), -1) for u in dataset.user_ids]

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bt4rec import datasets, plans
+from bt4rec import datasets, plans, user_labels
 from bt4rec.datasets import archive, movielens, sequences, yelp
 from configs import base
 from tests import log_files
@@ -108,6 +108,19 @@ def _load(name: str, **changes) -> Case:
     return datasets.load(config)
 
   return load
+
+
+def _labels(text: str, label='plan', name='users.csv') -> Case:
+  """Reads labels of the users 7 and 10; a text of '' is no file."""
+
+  def read(folder: pathlib.Path):
+    if text:
+      (folder / name).write_text(text)
+    ids = np.array([7, 10])
+    dataset = sequences.from_events('logs', ids, ids, ids)
+    return user_labels.read(str(folder / name), 'user', label, dataset)
+
+  return read
 
 
 def _prepared(change: Callable | None = None, case: Case | None = None) -> Case:
@@ -332,6 +345,21 @@ CASES: dict[str, dict[str, Case]] = {
     'categories that are a number': _files(
       _read_yelp,
       {**_YELP, 'business.json': '{"business_id": "b", "categories": 7}\n'},
+    ),
+  },
+  'Labels of users': {
+    'missing file': _labels(''),
+    'missing column': _labels('user,age\n7,a\n'),
+    'missing column of the ids': _labels('id,plan\n7,a\n'),
+    'null user id': _labels('user,plan\n7,a\n,b\n'),
+    'a user with two labels': _labels('user,plan\n7,a\n10,b\n7,b\n'),
+    'ids of another log': _labels('user,plan\nu7,a\nu10,b\n'),
+    'no label but one': _labels('user,plan\n7,a\n10,a\n'),
+    'missing users.dat': _labels('', name='users.dat'),
+    'users.dat without a user': _labels('\n', name='users.dat'),
+    'cut users.dat': _labels('7::F::1::10::48', 'age', 'users.dat'),
+    'a column that users.dat does not have': _labels(
+      '7::F::1::10::48067\n', name='users.dat'
     ),
   },
   'Prepared arrays': {

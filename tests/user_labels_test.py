@@ -1,4 +1,4 @@
-"""Tests of bt4rec.user_labels: what is read, and what is refused."""
+"""Tests of bt4rec.user_labels; tests/bad_inputs.py has what is refused."""
 
 import numpy as np
 import pyarrow as pa
@@ -58,25 +58,9 @@ def test_the_digest_is_of_the_labels_alone(tmp_path):
   assert digests[0] == digests[1] != digests[2]
 
 
-@pytest.mark.parametrize(
-  'text, sentence',
-  [
-    ('user,plan\n7,a\n10,b\n7,b\n', r"line 4: user '7' has the plan 'b', in"),
-    ('user,plan\n7,a\n,b\n', r"line 3, column 'user': the user id is missing"),
-    ('user,plan\n7,a\n10,a\n', r"column 'plan' has 1 different values"),
-    ('user,plan\nu7,a\n', r"has no plan for any user of 'hand', such as '7'"),
-    ('user,age\n7,a\n', r'user_attribute\.label=NAME'),
-    ('id,plan\n7,a\n', r'user_attribute\.user=NAME'),
-  ],
-)
-def test_what_is_refused(text, sentence, tmp_path):
-  with pytest.raises(InputError, match=sentence):
-    _read(tmp_path, text)
-
-
 def test_a_number_is_no_class(tmp_path):
   rows = ''.join(f'{user},{user / 7}\n' for user in range(1_001))
-  with pytest.raises(InputError, match='1,001 different values'):
+  with pytest.raises(InputError, match='is 1,001, and'):
     _read(tmp_path, f'user,plan\n{rows}', users=_dataset(range(1_001)))
 
 
@@ -99,18 +83,6 @@ class TestUsersOfMovieLens:
     config.user_attribute.label = 'gender'
     labels = user_labels.of_config(config, _USERS)
     assert labels.classes.tolist() == [0, 1, -1]
-
-  @pytest.mark.parametrize(
-    'text, label, sentence',
-    [
-      (_TEXT, 'plan', r"no column 'plan' for the label; its columns are user,"),
-      (_TEXT[:-1], 'age', r'users.dat, line 2: .* is not UserID::Gender'),
-      ('', 'age', r'users.dat is empty'),
-    ],
-  )
-  def test_what_is_refused(self, text, label, sentence, tmp_path):
-    with pytest.raises(InputError, match=sentence):
-      _read(tmp_path, text, label, name='users.dat')
 
 
 def test_a_config_without_labels_is_told_how():
