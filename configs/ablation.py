@@ -3,9 +3,10 @@
 A study over variants of the pre-training, judged on validation: the test split
 is not looked at. SET is `grid` (default), every view maker with every weight
 of the off-diagonal term and every projector; `options`, every other option
-alone, against `base`; or `encoders`, the parts of the modern block alone and
-together, against `plain`. Resumable; --config.study.rows picks variants,
---config.study.seeds seeds.
+alone, against `base`; `leads`, the hypotheses of configs/README.md; or
+`encoders`, the parts of the modern block alone and together, against `plain`.
+Probes with 10 % of the labels, on all of validation. Resumable;
+--config.study.rows picks variants, --config.study.seeds seeds.
 
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
@@ -106,7 +107,38 @@ def _encoders() -> dict[str, dict]:
   }
 
 
-SETS = {'grid': _grid, 'options': _options, 'encoders': _encoders}
+def _leads() -> dict[str, dict]:
+  """What could make Barlow Twins better than the tuned dual encoder."""
+
+  def lead(*, predicted: dict | None = None, **groups) -> dict:
+    """With the second term, whose group `predicted` adds to."""
+    term = {'next_item_weight': 1.0, **(predicted or {})}
+    return {'barlow_twins': term, **groups}
+
+  return {
+    'base': {},
+    'dual_encoder_tuned': presets.pretrainings()['dual_encoder_tuned'],
+    'next_item': lead(),
+    'past_future': lead(augment=_views()['past_future']),
+    'table_rate_10': lead(optimizer={'item_table_rate': 10.0}),
+    'any_context': lead(predicted={'min_context': 0.0}),
+    'weight_3': lead(predicted={'next_item_weight': 3.0}),
+    'last': lead(encoder={'pooling': 'last'}),
+    'scaled': lead(predicted={'lambd': 1.0, 'scaling': 'off_diagonal'}),
+    'projector_1024x3': lead(predicted={'projector': (1024, 1024, 1024)}),
+    'dropout_30': lead(encoder={'dropout': 0.3}),
+    'long': lead(total_steps=2_400),
+    'wide': lead(encoder={'dim': 128}),
+    'hybrid': {'objective': 'barlow_twins+dual_encoder'},
+  }
+
+
+SETS = {
+  'grid': _grid,
+  'options': _options,
+  'leads': _leads,
+  'encoders': _encoders,
+}
 
 
 def get_config(arg: str = 'synthetic') -> ConfigDict:
@@ -124,6 +156,7 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   config.study.pretrainings = ConfigDict(variants)
   config.study.rows = ('random', *variants)
   config.study.finetune = ()
-  # Validation shrinks with the labels; a tenth of it could tell nothing apart.
-  config.study.label_fractions = (1.0,)
+  # A tenth of validation, as of the labels, could tell nothing apart.
+  config.validation_fraction = 1.0
+  config.study.label_fractions = (0.1,)
   return config

@@ -122,7 +122,7 @@ _SIZES = {
   'study': {**_STUDY, 'study.rows': ('random', 'barlow_twins')},
   # Each trial has a projector of its own.
   'tune': {**_CELLS, 'tune.num_trials': 1},
-  'ablation': {**_STUDY, 'study.rows': ('random', 'masks-plain-256')},
+  'ablation': {**_STUDY, 'study.rows': ('random',)},
 }
 _WORLD = {
   'dataset.synthetic.num_users': 40,
