@@ -290,9 +290,10 @@ def check(
       and _is_read(as_written, parts_of(as_written), field, known[0])
     ):
       continue
+    reader = _reader(parts[0](config), field) if len(parts) == 1 else ''
     notes = ['each job has its own, or none reads it']
-    if len(parts) == 1:
-      notes = [f'read by {_reader(parts[0](config), field)}']
+    if reader:
+      notes = [f'read by {reader}']
     if field in source and source[field] not in known:
       notes.append(f'{config.init_from} has {source[field]!r}')
     if before and not _reader(before, field):

@@ -113,7 +113,8 @@ _CELLS = {
   'study.seeds': (0,),
 }
 _STUDY = {**_CELLS, 'barlow_twins.projector': (16, 16)}
-# Config file -> what shrinks it. One that is not here is not known.
+# Config file, or with what follows the dataset in its argument -> what shrinks
+# it. One that is not here is not known.
 _SIZES = {
   'pretrain': _TRAINING,
   'reproduce': _TRAINING,
@@ -122,7 +123,8 @@ _SIZES = {
   'study': {**_STUDY, 'study.rows': ('random', 'barlow_twins')},
   # Each trial has a projector of its own.
   'tune': {**_CELLS, 'tune.num_trials': 1},
-  'ablation': {**_STUDY, 'study.rows': ('random',)},
+  'ablation': {**_STUDY, 'study.rows': ('random', 'masks-plain-256')},
+  'ablation,leads': {**_STUDY, 'study.rows': ('random', 'base')},
 }
 _WORLD = {
   'dataset.synthetic.num_users': 40,
@@ -211,8 +213,9 @@ class Workspace:
     if kind not in _SIZES:
       raise LookupError(f'nobody has said what shrinks {file}.')
     is_job = module == 'bt4rec.main'
-    sizes = dict(_SIZES[kind]) if is_job else {}
-    dataset = argument.split(',')[0]
+    dataset, _, rest = argument.partition(',')
+    sizes = _SIZES.get(f'{kind},{rest}', _SIZES[kind]) if is_job else {}
+    sizes = dict(sizes)
     if kind == 'quickstart':
       dataset = 'synthetic'
     elif kind == 'reproduce':

@@ -142,6 +142,14 @@ def test_what_the_file_has_for_a_job_that_is_left_out(
       _check(config, as_written, **changes, **given)
 
 
+def test_who_reads_it_is_said_only_if_somebody_does():
+  config = study.get_config('ml1m')
+  config.study.rows, config.study.tasks = ('random',), ('next_item',)
+  # Its one job, a probe, has a batch size of its own.
+  with pytest.raises(InputError, match=r'batch_size=7 \(each job has its own'):
+    _check(config, batch_size=7)
+
+
 def test_the_quickstart_may_do_less():
   for tasks in (('favorite_category',), ('next_item',)):
     _check(
