@@ -10,9 +10,9 @@ Probes with 10 % of the labels, on all of validation. Resumable;
 
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
-Hardware: CPU, one core; an estimate from configs/pretrain.py: 11 minutes a
-          pre-training and one for its probes, so 6.5 hours a seed for the 32
-          of `grid` and 3.5 for the 17 of `options`; `encoders` has 7.
+Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, so
+          some 2.7 hours a seed for the 32 of `grid`; `options` has 17,
+          `leads` 14 and `encoders` 7.
 Expect:   a table on validation, a row for each variant.
 """
 
