@@ -190,6 +190,35 @@ class TransformerEncoder(nn.Module):
     x, rows = self._encode(items, train, layout, codes or {})
     return rows.restore(x)[:, : items.shape[1]]
 
+  def prefixes(
+    self,
+    items: jax.Array,
+    ends: jax.Array,
+    train: bool,
+    layout: packing.Layout | None = None,
+    codes: Codes | None = None,
+  ) -> jax.Array:
+    """Embeds first parts of each sequence in one pass over it.
+
+    Of a causal encoder only, and not of its class token. Each is embedded as
+    by itself, except that learned positions are counted back from the end of
+    the whole sequence, and that the masks of dropout are shared.
+
+    Args:
+      items: [batch, length] int32, real tokens first, then 0.
+      ends: [batch, count] int32, lengths of the first parts, 1 and more.
+      train: As of `states`, and so are the others.
+      layout: Likewise.
+      codes: Likewise.
+
+    Returns:
+      [batch, count, dim] float32.
+    """
+    x = self.states(items, train, layout, codes)
+    if self.pooling == 'mean':
+      x = jnp.cumsum(x, axis=1) / (1 + jnp.arange(x.shape[1]))[None, :, None]
+    return jnp.take_along_axis(x, ends[..., None] - 1, axis=1)
+
   def _encode(self, items, train, layout, codes):
     """The outputs [num_rows, row_length, dim] and how rows are made up."""
     length = (items > 0).sum(-1, keepdims=True)  # [batch, 1]

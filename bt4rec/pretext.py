@@ -258,6 +258,7 @@ def _make_barlow_twins(config, catalogue, axis_name):
       f'barlow_twins.correlation_momentum={group.correlation_momentum} must be '
       f'at least 0 and below 1.'
     )
+  _check_contexts(config, 'barlow_twins')
   return two_views('barlow_twins', BarlowTwins, config, catalogue, axis_name)
 
 
@@ -271,7 +272,22 @@ def _make_info_nce(config, catalogue, axis_name):
 
 def _make_dual_encoder(config, catalogue, axis_name):
   del catalogue
+  _check_contexts(config, 'dual_encoder')
   return DualEncoder(axis_name=axis_name, **config.dual_encoder.to_dict())
+
+
+def _check_contexts(config: ConfigDict, group: str) -> None:
+  """Refuses several contexts of a window where none can be read off it."""
+  contexts, encoder = config[group].contexts, config.encoder
+  if contexts < 1:
+    raise InputError(f'{group}.contexts={contexts} must be at least 1.')
+  is_causal = encoder.name == 'transformer' and encoder.causal
+  if contexts > 1 and (not is_causal or encoder.pooling == 'class_token'):
+    raise InputError(
+      f'{group}.contexts={contexts} reads the contexts off one pass, which '
+      f'takes a causal transformer with pooling mean or last; set '
+      f'--config.encoder.causal=True, or leave it at 1.'
+    )
 
 
 def _make_next_item(config, catalogue, axis_name):
@@ -354,7 +370,9 @@ def _of_item_loss(config: ConfigDict, num_items: int) -> int:
 
 # Objective -> (config, items) -> negatives; the others have none.
 _NUM_NEGATIVES: dict[str, Callable[[ConfigDict, int], int]] = {
-  'dual_encoder': lambda config, _: config.batch_size - 1,
+  'dual_encoder': lambda config, _: (
+    config.batch_size * config.dual_encoder.contexts - 1
+  ),
   'info_nce': lambda config, _: 2 * (config.batch_size - 1),
   'masked_item': _of_item_loss,
   'next_item': _of_item_loss,

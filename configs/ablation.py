@@ -12,7 +12,7 @@ Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, so
           some 2.7 hours a seed for the 32 of `grid`; `options` has 17,
-          `leads` 14 and `encoders` 7.
+          `leads` 17 and `encoders` 7.
 Expect:   a table on validation, a row for each variant.
 """
 
@@ -115,9 +115,11 @@ def _leads() -> dict[str, dict]:
     term = {'next_item_weight': 1.0, **(predicted or {})}
     return {'barlow_twins': term, **groups}
 
+  rival = presets.pretrainings()['dual_encoder_tuned']
+  causal = {'causal': True, 'pooling': 'last'}
   return {
     'base': {},
-    'dual_encoder_tuned': presets.pretrainings()['dual_encoder_tuned'],
+    'dual_encoder_tuned': rival,
     'next_item': lead(),
     'past_future': lead(augment=_views()['past_future']),
     'table_rate_10': lead(optimizer={'item_table_rate': 10.0}),
@@ -130,6 +132,15 @@ def _leads() -> dict[str, dict]:
     'long': lead(total_steps=2_400),
     'wide': lead(encoder={'dim': 128}),
     'hybrid': {'objective': 'barlow_twins+dual_encoder'},
+    'contexts_16': lead(predicted={'contexts': 16}, encoder=causal),
+    'contexts_16-mean': lead(
+      predicted={'contexts': 16}, encoder={**causal, 'pooling': 'mean'}
+    ),
+    'dual_encoder-contexts_16': {
+      **rival,
+      'encoder': causal,
+      'dual_encoder': {**rival['dual_encoder'], 'contexts': 16},
+    },
   }
 
 

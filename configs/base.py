@@ -164,6 +164,8 @@ def get_config() -> ConfigDict:
   config.barlow_twins.next_item_weight = 0.0
   # Its smallest context, as a share of the longest one in the window.
   config.barlow_twins.min_context = 0.5
+  # Contexts of a window, with an item each; several take a causal encoder.
+  config.barlow_twins.contexts = 1
 
   config.info_nce = ConfigDict()
   # Divides the cosines of views.
@@ -212,6 +214,8 @@ def get_config() -> ConfigDict:
   config.dual_encoder.mask_accidental_hits = True
   # Smallest context, as a share of the longest one in the window.
   config.dual_encoder.min_context = 0.5
+  # Contexts of a window, with an item each; several take a causal encoder.
+  config.dual_encoder.contexts = 1
 
   # What next_item and masked_item compare a predicted item with.
   config.item_loss = ConfigDict()

@@ -305,6 +305,13 @@ _VARIANTS['packed'] = {
 }
 
 
+# Several contexts of a window, of a causal encoder.
+_VARIANTS['contexts'] = {
+  'encoder': {'causal': True, 'pooling': 'last'},
+  'barlow_twins': {'next_item_weight': 0.7, 'contexts': 3},
+}
+
+
 def _config(variant):
   # Masks of dropout are drawn by device; views and cuts by example.
   config = tiny.config(encoder={'dropout': 0.0})

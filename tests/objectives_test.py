@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from bt4rec import objectives
-from bt4rec.objectives import dual_encoder
 from tests.gradients import gradient_by_differences, on_devices
 
 _BATCH = 16
@@ -308,65 +307,3 @@ class TestInBatchSoftmaxLoss:
     whole = on_devices('one', loss_fn, weight, self._batch())
     np.testing.assert_allclose(split[0], whole[0], rtol=1e-5)
     np.testing.assert_allclose(split[1], whole[1], rtol=1e-4, atol=1e-6)
-
-
-class TestSplitContext:
-  # Windows of 2, 4, 7 and 5 items.
-  _ITEMS = np.array(
-    [
-      [8, 3, 0, 0, 0, 0, 0],
-      [5, 9, 2, 7, 0, 0, 0],
-      [1, 2, 3, 4, 5, 6, 7],
-      [6, 4, 8, 1, 2, 0, 0],
-    ],
-    np.int32,
-  )
-  _LENGTHS = (2, 4, 7, 5)
-  _INDEX = np.arange(4, dtype=np.int32)
-
-  def _cuts(self, min_context, draws=200):
-    """[draws, 4] sizes of the contexts; checks each context and target."""
-    split = jax.jit(
-      jax.vmap(
-        lambda key: dual_encoder.split_context(
-          key, self._ITEMS, self._INDEX, min_context
-        )
-      )
-    )
-    contexts, targets = map(
-      np.asarray, split(jax.random.split(jax.random.key(0), draws))
-    )
-    cuts = (contexts > 0).sum(-1)
-    for context, target, cut in zip(contexts, targets, cuts, strict=True):
-      for row, items in enumerate(self._ITEMS):
-        size = cut[row]
-        np.testing.assert_array_equal(context[row, :size], items[:size])
-        np.testing.assert_array_equal(context[row, size:], 0)
-        assert target[row] == items[size] > 0
-    return cuts
-
-  def test_every_context_occurs_and_none_is_empty(self):
-    cuts = self._cuts(0.0)
-    for row, length in enumerate(self._LENGTHS):
-      assert set(cuts[:, row]) == set(range(1, length))
-
-  def test_context_is_not_smaller_than_the_share(self):
-    cuts = self._cuts(0.5)
-    # Halves of the longest contexts 1, 3, 6 and 4, rounded up.
-    for row, (least, most) in enumerate([(1, 1), (2, 3), (3, 6), (2, 4)]):
-      assert set(cuts[:, row]) == set(range(least, most + 1))
-
-  def test_share_of_one_predicts_the_last_item(self):
-    assert set(map(tuple, self._cuts(1.0))) == {(1, 3, 6, 4)}
-
-  def test_cut_depends_on_the_number_of_the_row_not_on_its_place(self):
-    rng = jax.random.key(3)
-    contexts, targets = dual_encoder.split_context(
-      rng, self._ITEMS, self._INDEX, 0.0
-    )
-    order = np.array([2, 0, 3, 1])
-    moved = dual_encoder.split_context(
-      rng, self._ITEMS[order], self._INDEX[order], 0.0
-    )
-    np.testing.assert_array_equal(moved[0], contexts[order])
-    np.testing.assert_array_equal(moved[1], targets[order])

@@ -71,7 +71,8 @@ class BarlowTwins(TwoViews, kw_only=True):
     mixed_weight: Weight of the loss of mixed samples, in multiples of the
       weight of the off-diagonal term; 0 is without it.
     next_item_weight: Weight of the term with the next item; 0 is without it.
-    min_context: Smallest context of that term, see `split_context`.
+    min_context: Smallest context of that term, see `contexts.draw_cuts`.
+    contexts: Contexts of a window in it, see `contexts.embed_contexts`.
   """
 
   lambd: float
@@ -80,6 +81,7 @@ class BarlowTwins(TwoViews, kw_only=True):
   mixed_weight: float = 0.0
   next_item_weight: float = 0.0
   min_context: float = 0.5
+  contexts: int = 1
 
   @nn.compact
   def __call__(
@@ -106,6 +108,7 @@ class BarlowTwins(TwoViews, kw_only=True):
         self._loss('next_item_loss'),
         self.projector,
         self.min_context,
+        self.contexts,
         self.axis_name,
         self.dtype,
         name='next_item',

@@ -13,6 +13,7 @@ from jax import lax
 
 from bt4rec import ranking
 from bt4rec.features import Events, codes_of
+from bt4rec.objectives.contexts import embed_contexts
 
 _NEVER = -1e9
 
@@ -71,41 +72,16 @@ def in_batch_softmax_loss(
   return loss, {'accuracy': accuracy}
 
 
-def split_context(
-  rng: jax.Array, items: jax.Array, index: jax.Array, min_context: float
-) -> tuple[jax.Array, jax.Array]:
-  """Cuts each window into a context and the item that follows it.
-
-  Args:
-    rng: Key of the step.
-    items: [batch, length] int32, windows of two items and more.
-    index: [batch] int32, number of each row in the global batch.
-    min_context: Smallest context, as a share of the longest possible one; 1
-      always predicts the window's last item.
-
-  Returns:
-    [batch, length] int32 contexts, and [batch] int32 next items.
-  """
-  keys = jax.vmap(lambda number: jax.random.fold_in(rng, number))(index)
-  longest = (items > 0).sum(-1) - 1
-  shortest = jnp.maximum(jnp.ceil(min_context * longest).astype(jnp.int32), 1)
-  cut = jax.vmap(lambda key, low, high: jax.random.randint(key, (), low, high))(
-    keys, shortest, longest + 1
-  )
-  target = jnp.take_along_axis(items, cut[:, None], axis=1)[:, 0]
-  position = jnp.arange(items.shape[1])[None]
-  return jnp.where(position < cut[:, None], items, 0), target
-
-
 class DualEncoder(nn.Module):
-  """A window's context against the item that follows it.
+  """Contexts of a window, each against the item that follows it.
 
   Attributes:
     learned_temperature: Whether the temperature is learned, from 0.1; without
       it the cosines are the logits, as published.
     log_q_correction: Whether the logits are corrected for popularity.
     mask_accidental_hits: Whether an identical item is no negative.
-    min_context: See `split_context`.
+    min_context: Smallest context, see `contexts.draw_cuts`.
+    contexts: Contexts of a window, see `contexts.embed_contexts`.
     axis_name: Mapped axis the batch is split over, None under `jit`.
   """
 
@@ -113,6 +89,7 @@ class DualEncoder(nn.Module):
   log_q_correction: bool
   mask_accidental_hits: bool
   min_context: float
+  contexts: int = 1
   axis_name: str | None = None
 
   def setup(self):
@@ -125,10 +102,14 @@ class DualEncoder(nn.Module):
     self, encoder: nn.Module, batch: dict, rng: jax.Array, train: bool
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """`batch` has `items`, `index`, `layout`, `log_q` [vocabulary_size]."""
-    context, target = split_context(
-      rng, batch['items'], batch['index'], self.min_context
+    h, target = embed_contexts(
+      encoder,
+      batch,
+      rng,
+      train,
+      min_context=self.min_context,
+      count=self.contexts,
     )
-    h = encoder(context, train, batch['layout'], codes_of(batch))
     temperature = self._temperature()
     loss, metrics = in_batch_softmax_loss(
       ranking.unit_length(h),

@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bt4rec.features import codes_of
-from bt4rec.objectives.dual_encoder import split_context
+from bt4rec.objectives.contexts import embed_contexts
 from bt4rec.projector import Projector
 
 
@@ -22,7 +21,8 @@ class NextItemTwins(nn.Module):
   Attributes:
     loss: Called as `loss(z_context, z_item, train)`.
     projector: Output width of each projector layer.
-    min_context: See `split_context`.
+    min_context: Smallest context, see `contexts.draw_cuts`.
+    contexts: Contexts of a window, see `contexts.embed_contexts`.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
   """
@@ -30,6 +30,7 @@ class NextItemTwins(nn.Module):
   loss: nn.Module
   projector: Sequence[int]
   min_context: float
+  contexts: int = 1
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
 
@@ -44,14 +45,16 @@ class NextItemTwins(nn.Module):
         x, train
       )
 
-    context, target = split_context(
-      rng, batch['items'], batch['index'], self.min_context
+    h, target = embed_contexts(
+      encoder,
+      batch,
+      rng,
+      train,
+      min_context=self.min_context,
+      count=self.contexts,
     )
     return self.loss(
-      project(
-        encoder(context, train, batch['layout'], codes_of(batch)),
-        'context_projector',
-      ),
+      project(h, 'context_projector'),
       project(encoder.item_table(target), 'item_projector'),
       train,
     )
