@@ -12,7 +12,7 @@ Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, so
           some 2.7 hours a seed for the 32 of `grid`; `options` has 17,
-          `leads` 17 and `encoders` 7.
+          `leads` 20 and `encoders` 7.
 Expect:   a table on validation, a row for each variant.
 """
 
@@ -135,6 +135,11 @@ def _leads() -> dict[str, dict]:
     'contexts_16': lead(predicted={'contexts': 16}, encoder=causal),
     'contexts_16-mean': lead(
       predicted={'contexts': 16}, encoder={**causal, 'pooling': 'mean'}
+    ),
+    'linear': lead(predicted={'projector': (256,)}),
+    'linear-1024': lead(predicted={'projector': (1024,)}),
+    'linear-table_rate_10': lead(
+      predicted={'projector': (256,)}, optimizer={'item_table_rate': 10.0}
     ),
     'dual_encoder-contexts_16': {
       **rival,
