@@ -122,7 +122,8 @@ def read(
       f'values.'
     )
   index = {name: i for i, name in enumerate(class_names)}
-  classes = [index.get(found.get(str(u)), -1) for u in dataset.user_ids]
+  class_of = {who: index[value] for who, value in found.items()}
+  classes = [class_of.get(who, -1) for who in map(str, dataset.user_ids)]
   digest = hashlib.sha256(repr((label, sorted(found.items()))).encode())
   return UserLabels(
     label, class_names, np.array(classes, np.int32), digest.hexdigest()[:16]
