@@ -27,13 +27,17 @@ def pick(kind: str, name: str, valid) -> str:
 
 def pretrainings() -> dict[str, dict]:
   """Row of the table -> what it overrides."""
-  tuned = {
+  corrected = {
+    'learned_temperature': True,
+    'log_q_correction': True,
+    'mask_accidental_hits': True,
+  }
+  tuned = {'objective': 'dual_encoder', 'dual_encoder': corrected}
+  # The strongest by configs/README.md: several contexts of a window in a pass.
+  contexts = {
     'objective': 'dual_encoder',
-    'dual_encoder': {
-      'learned_temperature': True,
-      'log_q_correction': True,
-      'mask_accidental_hits': True,
-    },
+    'dual_encoder': {**corrected, 'contexts': 16},
+    'encoder': {'causal': True, 'pooling': 'last'},
   }
   plain = {
     'objective': 'dual_encoder',
@@ -60,6 +64,7 @@ def pretrainings() -> dict[str, dict]:
     'barlow_twins': {'objective': 'barlow_twins'},
     'dual_encoder': tuned,
     'dual_encoder_tuned': tuned,
+    'dual_encoder_contexts': contexts,
     'dual_encoder_plain': plain,
     'dual_encoder_public_code': public_code,
     # The views of CL4SRec.

@@ -35,20 +35,14 @@ _SHARED = {
 }
 _PROJECTORS = (
   'choice',
+  (64,),
   (256,),
+  (1024,),
   (256, 256),
   (256, 256, 256),
-  (1024, 256),
-  (1024, 1024, 1024),
 )
 _VIEWS = {
-  'split': (
-    'choice',
-    'none',
-    'disjoint_halves',
-    'past_future',
-    'two_windows',
-  ),
+  'split': ('choice', 'none', 'disjoint_halves', 'two_windows'),
   'ratios': {
     'mask': ('uniform', 0.0, 0.6),
     'segment_mask': ('uniform', 0.0, 0.6),
@@ -64,14 +58,22 @@ _SPACES = {
     **_SHARED,
     'augment': _VIEWS,
     'barlow_twins': {
-      'lambd': ('log_uniform', 5e-3, 0.5),
+      'lambd': ('log_uniform', 1e-3, 0.5),
       'projector': _PROJECTORS,
-      'next_item_weight': ('choice', 0.0, 0.3, 1.0, 3.0),
+      'next_item_weight': ('log_uniform', 0.1, 10.0),
       'min_context': ('uniform', 0.0, 0.9),
     },
   },
   'dual_encoder_tuned': {
     **_SHARED,
+    'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
+  },
+  'dual_encoder_contexts': {
+    'optimizer': _OPTIMIZER,
+    'encoder': {
+      'dropout': ('uniform', 0.0, 0.4),
+      'pooling': ('choice', 'mean', 'last'),
+    },
     'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
   },
   'dual_encoder_plain': {

@@ -25,6 +25,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A silently broadcast axis is a mistake.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
+
+def pytest_configure(config):
+  """Compiles once what several tests need, here or in an earlier run."""
+  cache = config.cache.mkdir('jax')
+  jax.config.update('jax_compilation_cache_dir', str(cache))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
+
+
 _SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from bt4rec import result_lines, workdir
 
@@ -12,6 +13,7 @@ _ROWS = ('oracle', 'random', 'barlow_twins')
 _SEEDS = (0, 1, 2)
 
 
+@pytest.mark.slow
 def test_barlow_twins_closes_a_third_of_the_gap_to_the_oracle(tmp_path):
   # As a user runs it: on one device, compiled with optimisation, and as
   # launch/run.sh does, with huge pages.
