@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bt4rec import ranking
+
 
 class Projector(nn.Module):
   """MLP with batch normalisation, used in pre-training only.
@@ -17,11 +19,14 @@ class Projector(nn.Module):
     widths: Output width of each layer.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
+    unit_length: Whether outputs are scaled to length 1, as those of TiCo, Zhu
+      et al. (2022), arXiv 2206.10698.
   """
 
   widths: Sequence[int]
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
+  unit_length: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -39,4 +44,4 @@ class Projector(nn.Module):
       x = nn.Dense(
         width, use_bias=False, dtype=self.dtype, name=f'dense_{number}'
       )(x)
-    return x.astype(jnp.float32)
+    return ranking.unit_length(x) if self.unit_length else x.astype(jnp.float32)

@@ -11,7 +11,7 @@ Probes with 10 % of the labels, on all of validation. Resumable;
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, of
-          which `options` has 17, `leads` 25 and `encoders` 7; the 32 of
+          which `options` has 17, `leads` 26 and `encoders` 7; the 32 of
           `grid` take half the steps and 3 minutes each, 1.6 hours a seed.
 Expect:   a table on validation, a row for each variant.
 """
@@ -148,6 +148,10 @@ def _leads() -> dict[str, dict]:
     'linear-1024': lead(predicted={'projector': (1024,)}),
     'linear-table_rate_10': lead(
       predicted={'projector': (256,)}, optimizer={'item_table_rate': 10.0}
+    ),
+    'linear-unit_length': lead(
+      predicted={'projector': (256,), 'unit_length': True},
+      optimizer={'item_table_rate': 10.0},
     ),
     'linear-contexts_16': lead(
       predicted={'projector': (256,), 'contexts': 16},

@@ -153,6 +153,8 @@ def get_config() -> ConfigDict:
   config.barlow_twins.lambd = 0.05
   # Output width of each projector layer.
   config.barlow_twins.projector = (256, 256, 256)
+  # Whether projections are scaled to length 1 before they are standardised.
+  config.barlow_twins.unit_length = False
   # What is divided by the projector's width: 'none', the 'off_diagonal' term,
   # or 'both' terms.
   config.barlow_twins.scaling = 'none'

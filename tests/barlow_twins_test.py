@@ -80,11 +80,15 @@ class TestNextItemTwins:
     np.int32,
   )
 
-  def test_value_and_gradient_equal_the_loop(self):
+  @pytest.mark.parametrize('unit_length', [False, True])
+  def test_value_and_gradient_equal_the_loop(self, unit_length):
     # The context is always all but the last item.
     model = _Model(
       next_item_twins.NextItemTwins(
-        correlation.CorrelationLoss(_LAMBD), (_DIM,), min_context=1.0
+        correlation.CorrelationLoss(_LAMBD),
+        (_DIM,),
+        min_context=1.0,
+        unit_length=unit_length,
       )
     )
     batch = {
@@ -111,9 +115,10 @@ class TestNextItemTwins:
         contexts.append(sum(table[item] for item in items[:-1]))
         contexts[-1] = contexts[-1] / (len(items) - 1)
         targets.append(table[items[-1]])
-      return loss_of(
-        correlation_of(np.array(contexts) @ kernels[0], targets @ kernels[1])
-      )
+      z = [np.array(contexts) @ kernels[0], np.array(targets) @ kernels[1]]
+      if unit_length:
+        z = [[row / np.sqrt(sum(row**2)) for row in rows] for rows in z]
+      return loss_of(correlation_of(*map(np.array, z)))
 
     (loss, _), grads = jax.value_and_grad(
       lambda params: model.apply({'params': params}, batch, key), has_aux=True
@@ -300,6 +305,7 @@ _VARIANTS['packed'] = {
   'barlow_twins': {
     **_VARIANTS['everything']['barlow_twins'],
     'projector': (7,),
+    'unit_length': True,
     'scaling': 'both',
   },
 }

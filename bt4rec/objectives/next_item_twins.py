@@ -25,6 +25,7 @@ class NextItemTwins(nn.Module):
     contexts: Contexts of a window, see `contexts.embed_contexts`.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
+    unit_length: See `Projector`.
   """
 
   loss: nn.Module
@@ -33,6 +34,7 @@ class NextItemTwins(nn.Module):
   contexts: int = 1
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
+  unit_length: bool = False
 
   @nn.compact
   def __call__(
@@ -41,9 +43,13 @@ class NextItemTwins(nn.Module):
     """`batch` has `items` [batch, length], `index` [batch] and `layout`."""
 
     def project(x, name):
-      return Projector(self.projector, self.axis_name, self.dtype, name=name)(
-        x, train
-      )
+      return Projector(
+        self.projector,
+        self.axis_name,
+        self.dtype,
+        self.unit_length,
+        name=name,
+      )(x, train)
 
     h, target = embed_contexts(
       encoder,

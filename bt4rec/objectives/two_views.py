@@ -21,6 +21,7 @@ class TwoViews(nn.Module):
     projector: Output width of each projector layer; none compares embeddings.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
+    unit_length: See `Projector`.
   """
 
   mask_item: int
@@ -28,6 +29,7 @@ class TwoViews(nn.Module):
   projector: Sequence[int]
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
+  unit_length: bool = False
 
   def pair_loss(
     self, z_a: jax.Array, z_b: jax.Array
@@ -75,7 +77,11 @@ class TwoViews(nn.Module):
   def make_projector(self) -> Projector:
     """The projector, to be made once."""
     return Projector(
-      self.projector, self.axis_name, self.dtype, name='projector'
+      self.projector,
+      self.axis_name,
+      self.dtype,
+      self.unit_length,
+      name='projector',
     )
 
 
