@@ -17,6 +17,7 @@ from bt4rec import (
   splits,
   supervised,
   tasks,
+  unread,
   workdir,
 )
 from bt4rec.datasets import SequenceDataset
@@ -103,7 +104,7 @@ def run(
     'split_seed': config.split_seed,
     'category_fingerprint': splits.category_fingerprint(dataset.catalogue),
     'exclude_seen': config.exclude_seen,
-    'inductive': config.inductive,
+    'inductive': (setting.source or config).inductive,
     **provenance.describe(),
     'wall_seconds': round(time.monotonic() - start, 2),
     'outcomes': outcome.outcomes,
@@ -137,6 +138,8 @@ def _describe(setting: supervised.Setting) -> dict:
       remote.fetched(config.init_from), initial_encoder.step_of(config)
     ),
     'num_negatives': pretext.num_negatives(source, num_items),
+    'pretrain_scope': source.pretrain_scope,
+    'settings': unread.settings(source),
   }
 
 

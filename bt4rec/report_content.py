@@ -16,7 +16,9 @@ from bt4rec import (
 )
 from bt4rec.errors import InputError, StorageError
 
-_GAIN = 'Gain: of Barlow Twins, relative, of the means.'
+_GAIN = (
+  'Gain: of Barlow Twins, relative, of the means over the seeds that both have.'
+)
 _INTERVAL = (
   'In brackets the 95 % interval of a paired bootstrap over the test users '
   '(10,000 resamples of the users, each averaged over the seeds). It is about '
@@ -93,10 +95,14 @@ def make_sections(lines: list[dict], with_plots: bool) -> list[Section]:
 def _notes(lines: list[dict], tables: list[report_tables.Table]) -> list[str]:
   seeds = sorted({line['seed'] for line in lines})
   users = 'training users only' if lines[0]['inductive'] else 'all users'
+  scopes = {(x.get('pretraining') or {}).get('pretrain_scope') for x in lines}
+  events = 'the visible past'
+  if 'leave_two_out' in scopes:
+    events = 'all but the last two events'
   of_seeds = f'Seed {seeds[0]}'
   if len(seeds) > 1:
     of_seeds = f'Mean ± standard deviation over seeds {seeds}'
-  notes = [f'{of_seeds}. Pre-trained on the visible past of {users}.']
+  notes = [f'{of_seeds}. Pre-trained on {events} of {users}.']
   cells = [cell for table in tables for row in table.rows for cell in row]
   if any(cell.startswith('gain') for cell in cells):
     has_interval = any('[' in cell for cell in cells)

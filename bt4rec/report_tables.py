@@ -15,6 +15,7 @@ _REFERENCES = {
   'dual_encoder_public_code': ('dual_encoder_public_code',),
   'dual_encoder_plain': ('dual_encoder_plain',),
   'dual_encoder_tuned': ('dual_encoder_tuned',),
+  'dual_encoder_contexts': ('dual_encoder_contexts',),
   'the better of plain and tuned': ('dual_encoder_plain', 'dual_encoder_tuned'),
 }
 _OWN = 'barlow_twins'
@@ -128,11 +129,6 @@ def _gains(rows: dict[Row, dict[float, list[dict]]]) -> list[list[str]]:
   """Rows with the relative gain of Barlow Twins over each dual encoder."""
   gains = []
   fractions = _fractions(rows)
-  outcomes = {
-    row: {f: result_lines.user_outcomes(lines) for f, lines in cells.items()}
-    for row, cells in rows.items()
-    if row.objective.startswith((_OWN, 'dual_encoder'))
-  }
   for protocol in ('probe', 'finetune'):
     owners = [
       row
@@ -152,7 +148,6 @@ def _gains(rows: dict[Row, dict[float, list[dict]]]) -> list[list[str]]:
           _gain(
             rows[own].get(f, []),
             [rows[row].get(f, []) for row in references],
-            [outcomes[row].get(f) for row in [own, *references]],
           )
           for f in fractions
         ]
@@ -181,27 +176,30 @@ def _mean_std(lines: list[dict]) -> str:
   return f'{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}'
 
 
-def _gain(
-  own: list[dict],
-  references: list[list[dict]],
-  outcomes: list[np.ndarray | None],
-) -> str:
+def _gain(own: list[dict], references: list[list[dict]]) -> str:
   """Relative gain over the best reference, with its interval if there is one.
+
+  Of the seeds that all have: means over other seeds are not paired.
 
   Args:
     own: Lines of the row that may have gained.
     references: Lines of each row it is compared with.
-    outcomes: Of the test users, of `own` and of each reference.
   """
-  if not own or not all(references):
+  compared = [own, *references]
+  shared = set.intersection(
+    *({line['seed'] for line in lines} for lines in compared)
+  )
+  compared = [[x for x in lines if x['seed'] in shared] for lines in compared]
+  if not shared:
     return ''
   means = [
     np.mean([result_lines.headline(line) for line in lines])
-    for lines in [own, *references]
+    for lines in compared
   ]
   if not max(means[1:]):
     return ''
   text = f'{means[0] / max(means[1:]) - 1:+.1%}'
+  outcomes = [result_lines.user_outcomes(lines) for lines in compared]
   known = [users for users in outcomes if users is not None]
   if len(known) < len(outcomes):
     return text

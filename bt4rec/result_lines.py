@@ -33,6 +33,10 @@ _SETTINGS = {
 }
 
 
+# Of a job's settings, what lines of one row may differ in.
+_OF_THE_LINE = ('seed', 'label', 'label_fraction', 'init_from', 'init_step')
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   """A row of a table: its lines differ in task, label fraction and seed alone.
@@ -105,8 +109,8 @@ def read_results(directories: list[str]) -> list[dict]:
   Raises:
     InputError: If a workdir has none; if results of one dataset come from
       different splits or kinds of pre-training, or some of them from
-      validation alone, which no table may mix; or if one evaluation is there
-      twice.
+      validation alone, which no table may mix; if the seeds of a row had
+      different settings; or if one evaluation is there twice.
   """
   lines: list[dict] = []
   for directory in directories:
@@ -124,7 +128,9 @@ def read_results(directories: list[str]) -> list[dict]:
     )
   for of_dataset in by_dataset(lines).values():
     _check_comparable(of_dataset)
-    _check_distinct(of_dataset)
+    for row, of_row in by_row(of_dataset).items():
+      _check_distinct(row, of_row)
+      _check_alike(row, of_row)
   return lines
 
 
@@ -272,9 +278,11 @@ def _check_comparable(lines: list[dict]) -> None:
     ('split_seed', 'report the splits separately'),
     ('exclude_seen', 'report the two settings separately'),
     ('inductive', 'report the two settings separately'),
+    ('pretrain_scope', 'report the two scopes separately'),
   ):
     # A line of an older version does not say all; it is no evidence.
-    values = {line[key] for line in lines if key in line}
+    facts = [{**(line.get('pretraining') or {}), **line} for line in lines]
+    values = {line[key] for line in facts if key in line}
     if len(values) > 1:
       raise InputError(
         f'the results on {dataset} have different values of {key} '
@@ -287,19 +295,41 @@ def _check_comparable(lines: list[dict]) -> None:
     )
 
 
-def _check_distinct(lines: list[dict]) -> None:
+def _check_distinct(row: Row, lines: list[dict]) -> None:
   """Refuses the same evaluation twice, which would pass for two seeds."""
-  for row, of_row in by_row(lines).items():
-    cells = _group(
-      of_row,
-      lambda line: (line['task'], line['label_fraction'], line['seed']),
-    )
-    for (task, fraction, seed), same in cells.items():
-      if len(same) > 1:
-        folders = ' and in '.join(line['workdir'] for line in same)
-        raise InputError(
-          f'{row.name} on {task} of {lines[0]["dataset"]} with label fraction '
-          f'{fraction:g} and seed {seed} is there more than once, in '
-          f'{folders}; report one of them, or give the runs different names '
-          f'with --config.label.'
-        )
+  cells = _group(
+    lines,
+    lambda line: (line['task'], line['label_fraction'], line['seed']),
+  )
+  for (task, fraction, seed), same in cells.items():
+    if len(same) > 1:
+      folders = ' and in '.join(line['workdir'] for line in same)
+      raise InputError(
+        f'{row.name} on {task} of {lines[0]["dataset"]} with label fraction '
+        f'{fraction:g} and seed {seed} is there more than once, in '
+        f'{folders}; report one of them, or give the runs different names '
+        f'with --config.label.'
+      )
+
+
+def _check_alike(row: Row, lines: list[dict]) -> None:
+  """Refuses other settings of encoder or evaluation in the place of seeds."""
+  # The first line of each kind that says what it was made with, and that.
+  first: dict[str, tuple[dict, dict]] = {}
+  for line in lines:
+    encoder = (line.get('pretraining') or {}).get('settings')
+    made = {'the pre-training': encoder, line['task']: line.get('settings')}
+    for kind, settings in made.items():
+      if not settings:
+        continue
+      other, before = first.setdefault(kind, (line, settings))
+      # A version that did not know a field had its default.
+      for key in sorted({*before} & {*settings} - {*_OF_THE_LINE}):
+        if before[key] != settings[key]:
+          raise InputError(
+            f'{row.name} on {line["dataset"]} is no row of one kind: '
+            f'{kind} has {key}={before[key]!r} with seed {other["seed"]} '
+            f'in {other["workdir"]} and {settings[key]!r} with seed '
+            f'{line["seed"]} in {line["workdir"]}; report them separately, or '
+            f'give the runs different names with --config.label.'
+          )

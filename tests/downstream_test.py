@@ -370,11 +370,14 @@ class TestResult:
       (line for line in lines if 'validation_loss' in line),
       key=lambda line: line['validation_loss'],
     )
+    settings = result['pretraining'].pop('settings')
+    assert settings['encoder.dim'] == config.encoder.dim
     assert result['pretraining'] == {
       'batch_size': 32,
       'total_steps': 4,
       'step': best['step'],
       'num_negatives': None,
+      'pretrain_scope': 'shared',
     }
     config = small_config('next_category', protocol='majority')
     result = downstream.run(config, str(tmp_path / 'none'), dataset)

@@ -47,12 +47,13 @@ class TestTables:
       '| barlow_twins, probe | 1 to 2 |  | 0.400 ± 0.141 | 0.600 |\n'
       '| dual_encoder_tuned, probe | 1 |  | 0.200 |  |\n'
       '| majority | 1 | 0.100 |  |  |\n'
-      '| gain over dual_encoder_tuned, probe |  |  | +100.0% |  |\n\n'
+      # Of seed 0, which both have.
+      '| gain over dual_encoder_tuned, probe |  |  | +50.0% |  |\n\n'
     ) in text
     assert 'over seeds [0, 1]. Pre' in text and 'all users' in text
     assert '2.50 h' in text
     # What the last row is of, also where it has no interval.
-    assert 'Gain: of Barlow Twins, relative, of the means.\n' in text
+    assert 'of the means over the seeds that both have.\n' in text
 
   def test_the_better_of_plain_and_tuned_is_that_of_the_column(self, tmp_path):
     directory = write(
@@ -184,6 +185,21 @@ class TestIntervals:
     next((tmp_path / 'outcomes').glob('*tuned*-1.npy')).unlink()
     assert '| +50.0% |' in report.make_report([directory])
 
+  def test_is_of_the_seeds_that_both_have(self, tmp_path):
+    own, rival = line('barlow_twins', 0.5), line('dual_encoder_tuned', 0.5)
+    # A seed of which nobody is a hit would make it a loss that is certain.
+    other = line('barlow_twins', 0.0, seed=1)
+    half = np.where(np.arange(40) < 20, 1, 11)
+    for found, ranks in ((own, half), (rival, half), (other, half * 0 + 11)):
+      write_outcomes(tmp_path, found, ranks)
+    directory = write(tmp_path, [own, rival, other])
+    assert '| +0.0% [+0.0, +0.0] |' in report.make_report([directory])
+
+  def test_needs_a_seed_that_both_have(self, tmp_path):
+    lines = [line('barlow_twins', 0.5), line('dual_encoder_tuned', 0.2, seed=1)]
+    text = report.make_report([write(tmp_path, lines)])
+    assert '| gain over dual_encoder_tuned, probe |  |  |\n' in text
+
   def test_refuses_outcomes_of_another_run(self, tmp_path):
     directory = self._pair(tmp_path)
     path = next((tmp_path / 'outcomes').glob('*barlow*-1.npy'))
@@ -213,6 +229,7 @@ class TestRefusals:
       'split_seed',
       'exclude_seen',
       'inductive',
+      'pretrain_scope',
     ],
   )
   def test_to_mix(self, key, tmp_path):
@@ -227,6 +244,41 @@ class TestRefusals:
     if key not in line('random', 0.1):
       del lines[1][key]
       report.make_report([write(tmp_path, lines)])
+
+  def test_to_mix_scopes_of_encoders(self, tmp_path):
+    lines = [
+      line(row, 0.1, pretraining={'pretrain_scope': scope})
+      for row, scope in (('a', 'shared'), ('b', 'leave_two_out'))
+    ]
+    with pytest.raises(
+      InputError, match=r'pretrain_scope .leave_two_out, shar'
+    ):
+      report.make_report([write(tmp_path, lines)])
+    text = report.make_report([write(tmp_path, lines[1:])])
+    assert 'on all but the last two events of all users.' in text
+
+  @pytest.mark.parametrize(
+    'made',
+    [
+      lambda dim: {'pretraining': {'settings': {'encoder.dim': dim}}},
+      lambda dim: {'settings': {'encoder.dim': dim}},
+    ],
+  )
+  def test_other_settings_in_the_place_of_seeds(self, made, tmp_path):
+    lines = [
+      line('barlow_twins', 0.1, seed=seed, **made(dim))
+      for seed, dim in enumerate((64, 64, 128))
+    ]
+    # Neither the seed itself nor an older version is another setting.
+    for seed, one in enumerate(lines):
+      one.get('settings', {})['seed'] = seed
+    lines.append(line('barlow_twins', 0.1, seed=3))
+    a = write(tmp_path / 'a', [*lines[:2], lines[3]])
+    assert '| 3 | 0.100 ±' in report.make_report([a])
+    b = write(tmp_path / 'b', lines[2:3])
+    words = f'encoder.dim=64 with seed 0 in {a} and 128 with seed 2 in {b}'
+    with pytest.raises(InputError, match=words):
+      report.make_report([a, b])
 
   def test_one_evaluation_twice(self, tmp_path):
     a, b = (
