@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from bt4rec import downstream, tasks
 from bt4rec.errors import InputError, choose
+from bt4rec.overrides import override
 
 # Rows of the table that are not a pre-training -> protocol.
 WITHOUT_PRETRAINING = {
@@ -51,6 +52,10 @@ class Cell:
   axis: str = ''
   setting: str = ''
   source: 'Cell | None' = None
+
+  def __post_init__(self):
+    # Part of the name, which is that of a finished line: 1 is 1.0 there.
+    object.__setattr__(self, 'label_fraction', float(self.label_fraction))
 
   @property
   def variant(self) -> str:
@@ -193,7 +198,7 @@ def cell_config(config: ConfigDict, cell: Cell, directory: str) -> ConfigDict:
   derived.init_from = ''
   if cell.kind == 'pretrain':
     derived.task = 'pretrain'
-    derived.update(study.pretrainings[cell.objective])
+    override(derived, study.pretrainings[cell.objective])
   else:
     derived.update(study.protocols.get(cell.kind, {}))
     derived.keep_steps = ()
@@ -207,7 +212,8 @@ def cell_config(config: ConfigDict, cell: Cell, directory: str) -> ConfigDict:
   if cell.axis:
     axis = study.axes[cell.axis]
     if _STAGES[axis.stage] == (cell.kind == 'pretrain'):
-      derived.update(axis.settings[cell.setting])
+      change = override if cell.kind == 'pretrain' else ConfigDict.update
+      change(derived, axis.settings[cell.setting])
   return derived
 
 

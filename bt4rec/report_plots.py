@@ -14,12 +14,12 @@ from bt4rec.result_lines import Row
 # Rows that look the same in every plot; others take what is left.
 _KNOWN = (
   'barlow_twins',
+  'dual_encoder_contexts',
   'dual_encoder_tuned',
   'dual_encoder_plain',
   'dual_encoder_public_code',
   'random',
   'scratch',
-  'majority',
 )
 # Of one axes, in inches: three side by side stay legible on a printed page.
 _WIDTH, _HEIGHT = 3.4, 3.0

@@ -11,6 +11,7 @@ Expect:   `diagonal` about .86 at the end, verdict healthy.
 
 from ml_collections import ConfigDict
 
+from bt4rec.overrides import override
 from configs import base, presets
 
 
@@ -25,9 +26,8 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   config = base.get_config()
   presets.set_dataset(config, dataset)
   rows = presets.pretrainings()
-  config.update(
-    rows[presets.pick('objective', objective or 'barlow_twins', rows)]
-  )
+  row = presets.pick('objective', objective or 'barlow_twins', rows)
+  override(config, rows[row])
   blocks = presets.blocks()
   config.update(blocks[presets.pick('block', block or 'plain', blocks)])
   return config

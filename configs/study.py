@@ -43,6 +43,7 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
     'majority',
     'random',
     'barlow_twins',
+    'dual_encoder_contexts',
     'dual_encoder_tuned',
     'dual_encoder_plain',
     'dual_encoder_public_code',
@@ -51,8 +52,8 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   # Pre-trainings that are also fine-tuned.
   config.study.finetune = (
     'barlow_twins',
+    'dual_encoder_contexts',
     'dual_encoder_tuned',
-    'dual_encoder_plain',
   )
   config.study.tasks = presets.EVENT_TASKS
   # Shares of the labelled users.
@@ -79,7 +80,7 @@ def _full(config: ConfigDict) -> None:
   # The checkpoints that the axis `step` looks at.
   config.keep_steps = steps
   config.study.axes = {
-    'batch_size': _batch_sizes(config),
+    'batch_size': _batch_sizes(),
     'num_negatives': _num_negatives(),
     'step': _steps(steps),
   }
@@ -101,20 +102,11 @@ def _axis(stage: str, rows: tuple[str, ...], settings: dict) -> dict:
   }
 
 
-def _batch_sizes(config: ConfigDict) -> dict:
+def _batch_sizes() -> dict:
   """As many users seen in all, so that large batches have no more of them."""
-  settings = {}
-  for batch_size in _BATCH_SIZES:
-    steps = config.total_steps * config.batch_size // batch_size
-    settings[str(batch_size)] = {
-      'batch_size': batch_size,
-      'total_steps': steps,
-      'eval_every_steps': max(steps // 6, 1),
-      'keep_steps': (),
-      'optimizer': {'warmup_steps': max(steps // 12, 1)},
-    }
-  # The place of the main grid, exactly.
-  settings[str(config.batch_size)] = {'batch_size': config.batch_size}
+  settings = {
+    str(batch_size): {'batch_size': batch_size} for batch_size in _BATCH_SIZES
+  }
   rows = ('barlow_twins', 'dual_encoder_tuned', 'dual_encoder_plain')
   return _axis('pretrain', rows, settings)
 
