@@ -125,6 +125,15 @@ def process_slice(
   return slice(process_index * share, (process_index + 1) * share)
 
 
+def check_fits_device(num_events: int) -> None:
+  """Refuses more events than the device, which counts in int32, can find."""
+  if num_events > np.iinfo(np.int32).max:
+    raise InputError(
+      f'feed=device takes {np.iinfo(np.int32).max:,} events at most, and the '
+      f'dataset has {num_events:,}; use --config.feed=tf.data.'
+    )
+
+
 def _device_feed(
   plan: Plan, events: Events, max_length: int, first_step: int, rows: slice
 ) -> Iterator[Rows]:

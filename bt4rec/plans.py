@@ -26,14 +26,30 @@ class EpochOrder:
   """Endless stream of shuffled epochs, cut into batches.
 
   Epochs are concatenated: every example comes once before any comes again,
-  and a batch may hold the end of one epoch and the start of the next.
+  and a batch may hold the end of one epoch and the start of the next. With
+  `whole_batches` none does, and each epoch leaves out the examples that would
+  not fill a batch, others each time.
+
+  Args:
+    num_examples: Number of examples; a batch of them at least, if whole.
+    batch_size: Global batch size.
+    seed: Seed of the shuffles.
+    whole_batches: Whether a batch holds an example once at most.
   """
 
-  def __init__(self, num_examples: int, batch_size: int, seed: int):
-    """Args: number of examples, global batch size, seed of the shuffles."""
+  def __init__(
+    self,
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+    whole_batches: bool = False,
+  ):
     if not num_examples:
       raise InputError('there is no example to train on.')
     self._num_examples = num_examples
+    self.per_epoch = num_examples
+    if whole_batches:
+      self.per_epoch -= num_examples % batch_size
     self._batch_size = batch_size
     self._seed = seed
     # A batch touches few epochs, and the next batch mostly the same ones.
@@ -42,7 +58,7 @@ class EpochOrder:
   def __call__(self, step: int) -> np.ndarray:
     """[batch] int64, the examples of the batch of `step`."""
     position = step * self._batch_size + np.arange(self._batch_size)
-    epoch, within = np.divmod(position, self._num_examples)
+    epoch, within = np.divmod(position, self.per_epoch)
     chosen = np.empty(self._batch_size, np.int64)
     for number in range(epoch[0], epoch[-1] + 1):
       rows = epoch == number
@@ -113,7 +129,6 @@ def trainable_users(
       f'or another pretrain_scope.'
     )
   if len(users) < batch_size:
-    # A user twice in a batch would be its own negative, and correlate.
     raise InputError(
       f'{len(users)} users can be pre-trained on, fewer than '
       f'batch_size={batch_size}; choose a smaller batch_size, or use more '
@@ -125,6 +140,7 @@ def trainable_users(
 class PretrainPlan:
   """A random window of the visible events of each user, or two.
 
+  No user is in a batch twice: he would be his own negative, and correlate.
   Two windows are of one length and do not overlap: one lies in the older half
   of the user's visible events and one in the newer half. Which of them is the
   first is drawn.
@@ -159,7 +175,11 @@ class PretrainPlan:
     self._seed = seed
     self._packing_shape = packing_shape
     self._windows_per_user = windows_per_user
-    self._order = EpochOrder(len(self.users), batch_size, seed)
+    self._order = EpochOrder(
+      len(self.users), batch_size, seed, whole_batches=True
+    )
+    # Whom an epoch has, each once.
+    self.users_per_epoch = self._order.per_epoch
     self._block = functools.lru_cache(maxsize=2)(self._make_block)
 
   def __call__(self, step: int) -> Rows:

@@ -85,15 +85,17 @@ class _Validation:
     self._task = tasks.NextItem(dataset, config.split_seed)
     self._exclude_seen = config.exclude_seen
     self._model = model
-    self._num_batches = math.ceil(len(windows['start']) / config.batch_size)
+    # Batches of one size in which nobody is twice, which would punish telling
+    # users apart; a few are left out where they do not divide.
+    num_users = len(windows['start'])
+    self._num_batches = math.ceil(num_users / config.batch_size)
+    size = num_users // max(self._num_batches, 1)
     self._events = features.events_of(dataset, model.encoder.features)
     self._max_length = config.max_length
     self._tables = tables
     if self._num_batches:
-      self._plan = plans.ExamplePlan(
-        windows, batch_size=config.batch_size, seed=config.seed
-      )
-    self._index = np.arange(config.batch_size, dtype=np.int32)
+      self._plan = plans.ExamplePlan(windows, batch_size=size, seed=config.seed)
+    self._index = np.arange(size, dtype=np.int32)
     needs_dropout = (
       pretext.makes_views(model.objective)
       and pretext.make_recipe(config).is_identity
@@ -182,6 +184,7 @@ def make_job(config: ConfigDict, dataset: SequenceDataset) -> train.Job:
   step_tables: dict[str, Any] = dict(tables)
   events = features.events_of(dataset, model.encoder.features)
   if config.feed == 'device':
+    pipeline.check_fits_device(len(events['items']))
     step_tables['events'] = jax.tree.map(jnp.asarray, events)
   step = train_step.CompiledStep(
     train_step.make_train_step(
@@ -258,7 +261,7 @@ class _Observation:
     log_q: np.ndarray,
   ):
     # Within an epoch nobody comes twice.
-    num_users = min(_HEALTH_WINDOWS, len(plan.users))
+    num_users = min(_HEALTH_WINDOWS, plan.users_per_epoch)
     steps = [plan(step) for step in range(-(-num_users // config.batch_size))]
     self._start, self._length = (
       np.concatenate([rows[key] for rows in steps])[:num_users]

@@ -87,6 +87,21 @@ class TestEpochOrder:
     np.testing.assert_array_equal(streams[0], streams[1])
     np.testing.assert_array_equal(streams[0], streams[2])
 
+  @pytest.mark.parametrize('batch_size', [1, 3, 4, 11])
+  def test_whole_batches_hold_nobody_twice(self, batch_size):
+    order = plans.EpochOrder(11, batch_size, seed=0, whole_batches=True)
+    steps = 11 // batch_size
+    assert order.per_epoch == steps * batch_size
+    left_out = set()
+    for epoch in range(20):
+      numbers = range(epoch * steps, (epoch + 1) * steps)
+      seen = np.concatenate([order(step) for step in numbers])
+      # A part of one permutation.
+      assert len(set(seen.tolist())) == order.per_epoch
+      left_out |= set(range(11)) - set(seen.tolist())
+    # Others each time.
+    assert len(left_out) == (0 if 11 % batch_size == 0 else 11)
+
   def test_is_a_pure_function_of_seed_and_step(self):
     forward = plans.EpochOrder(11, 4, seed=2)
     steps = [forward(step) for step in range(9)]
@@ -113,6 +128,14 @@ class TestPretrainPlan:
       'index': ((6,), np.int32),
     }
     assert rows['index'].tolist() == [0, 1, 2, 3, 4, 5]
+
+  def test_no_user_is_in_a_batch_twice(self):
+    plan = _plan(batch_size=4)
+    assert plan.users_per_epoch == 4
+    for step in range(50):
+      start = plan(step)['start']
+      user = np.searchsorted(_OFFSETS, start, side='right') - 1
+      assert len(set(user.tolist())) == 4
 
   def test_users_with_fewer_than_two_visible_events_are_left_out(self):
     assert _plan().users.tolist() == [0, 2, 3, 5, 6, 7]
@@ -483,3 +506,9 @@ def test_a_feed_without_tensorflow_gets_one_sentence(monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorflow', None)
   with pytest.raises(InputError, match=r'TensorFlow is missing .*feed=device'):
     _batches('tf.data', _plan(), 1)
+
+
+def test_more_events_than_int32_counts_are_for_tf_data():
+  pipeline.check_fits_device(2**31 - 1)
+  with pytest.raises(InputError, match=r'2,147,483,648; use .*feed=tf\.data'):
+    pipeline.check_fits_device(2**31)

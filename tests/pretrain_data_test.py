@@ -1,9 +1,11 @@
 """Tests of bt4rec.pretrain_data by hand."""
 
+import types
+
 import numpy as np
 import pytest
 
-from bt4rec import pretrain_data, splits, tasks
+from bt4rec import pipeline, pretext, pretrain, pretrain_data, splits, tasks
 from bt4rec.datasets import sequences
 from tests import tiny
 
@@ -85,3 +87,46 @@ def test_validation_users_are_drawn_once_where_there_are_many(monkeypatch):
   users = pretrain_data.validation_windows(dataset, config)['users']
   split = splits.user_splits(dataset.user_ids, config.split_seed)
   assert split['validation'][users].all()
+
+
+def test_a_bag_of_items_is_not_packed():
+  dataset, config = tiny.dataset(), tiny.config(packing={'enabled': True})
+  visible = pretrain_data.visible_events(dataset, config)
+  assert pretrain_data.choose_shape(config, visible)
+  # It has no rows to share, and would only lose what is cut.
+  config.encoder.name = 'bag_of_items'
+  assert pretrain_data.choose_shape(config, visible) is None
+
+
+@pytest.mark.parametrize(
+  'batch_size, sizes',
+  # Of 40 users 7 validate: seven at once, or halves, or thirds.
+  [(16, [7]), (6, [3, 3]), (3, [2, 2, 2])],
+)
+def test_validation_has_nobody_twice_in_a_batch(batch_size, sizes, monkeypatch):
+  dataset, config = tiny.dataset(), tiny.config(batch_size=batch_size)
+  windows = {
+    'users': np.arange(7),
+    'start': dataset.offsets[:7],
+    'length': np.full(7, 5, np.int32),
+  }
+  batches, fetch = [], pipeline.cut_rows
+
+  def note(events, rows, max_length):
+    batches.append(rows['start'].tolist())
+    return fetch(events, rows, max_length)
+
+  monkeypatch.setattr(
+    pretrain_data, 'validation_windows', lambda *_: dict(windows)
+  )
+  monkeypatch.setattr(pipeline, 'cut_rows', note)
+  model = pretext.make_model(config, dataset.catalogue, None)
+  visible = pretrain_data.visible_events(dataset, config)
+  tables = pretrain.make_tables(config, dataset, visible, model)
+  state = types.SimpleNamespace(
+    **pretrain.initial_variables(config, model, tables)
+  )
+  numbers = pretrain._Validation(model, dataset, config, tables)(state)
+  assert np.isfinite(numbers['validation_loss'])
+  assert [len(set(batch)) for batch in batches] == sizes
+  assert len(set().union(*batches)) == sum(sizes)
