@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bt4rec.errors import choose
+from bt4rec.objectives import float32
 from bt4rec.objectives.two_views import require_pair
 
 
@@ -55,7 +56,7 @@ def cross_correlation(
   """
   require_pair(z_a, z_b)
   z_a, z_b = (standardize(z, axis_name, epsilon) for z in (z_a, z_b))
-  return global_mean(z_a.T @ z_b / len(z_a), axis_name)
+  return global_mean(float32.product(z_a.T, z_b) / len(z_a), axis_name)
 
 
 # Scaling -> factors of the diagonal and the off-diagonal term.
@@ -253,6 +254,9 @@ def mixed_loss(
   # Correlation is linear in the mixture, so one product gives the difference.
   residual = m - (mixed.share * a + (1 - mixed.share) * o)
   differences = jnp.stack(
-    [global_mean(residual.T @ z / len(z), axis_name) for z in (a, b)]
+    [
+      global_mean(float32.product(residual.T, z) / len(z), axis_name)
+      for z in (a, b)
+    ]
   )
   return jnp.sum(differences**2)

@@ -13,6 +13,7 @@ from jax import lax
 
 from bt4rec import ranking
 from bt4rec.features import Events, codes_of
+from bt4rec.objectives import float32
 from bt4rec.objectives.contexts import embed_contexts
 
 _NEVER = -1e9
@@ -56,8 +57,8 @@ def in_batch_softmax_loss(
     )
   items, targets, log_qs = everything
   own = first + jnp.arange(len(target))
-  logits = context.astype(jnp.float32) @ items.astype(jnp.float32).T
-  logits = logits / temperature  # [batch, global batch]
+  # [batch, global batch]
+  logits = float32.product(context, items.T) / temperature
   if log_qs is not None:
     logits = logits - log_qs[None]
   if mask_accidental_hits:

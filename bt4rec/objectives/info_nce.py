@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bt4rec.objectives import float32
 from bt4rec.objectives.two_views import TwoViews, require_pair
 
 _NEVER = -1e9
@@ -49,8 +50,10 @@ def info_nce_loss(
   is_own = own[:, None] == jnp.arange(len(everyone[0]))[None]
 
   def of_anchors(anchor, same_view, other_view):
-    positive = jnp.where(is_own, anchor @ other_view.T, 0.0).sum(1)
-    cosines = jnp.concatenate([anchor @ other_view.T, anchor @ same_view.T], 1)
+    others = float32.product(anchor, other_view.T)
+    positive = jnp.where(is_own, others, 0.0).sum(1)
+    same = float32.product(anchor, same_view.T)
+    cosines = jnp.concatenate([others, same], 1)
     # An anchor is not its own negative.
     itself = jnp.concatenate([jnp.zeros_like(is_own), is_own], 1)
     logits = jnp.where(itself, _NEVER, cosines / temperature)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bt4rec.objectives import float32
 from bt4rec.objectives.two_views import TwoViews, require_pair
 
 
@@ -54,7 +55,8 @@ def vicreg_loss(
 
   def terms_of(z):
     centered = z - mean(z.mean(0, keepdims=True))
-    covariance = unbiased * mean(centered.T @ centered / len(z))  # [dim, dim]
+    products = float32.product(centered.T, centered)  # [dim, dim]
+    covariance = unbiased * mean(products / len(z))
     variance = jnp.diagonal(covariance)
     std = jnp.sqrt(variance + epsilon)
     # Not the difference of two sums, which rounding can make negative.
