@@ -88,23 +88,31 @@ def run_cells(
   if processes < 1:
     raise InputError(f'study.processes={processes} must be at least 1.')
   results = os.path.join(directory, 'results.jsonl')
-  # A line cut by a kill is dropped, its cell run again.
-  workdir.keep_lines(results, lambda line: True)
+  if os.path.exists(results):
+    # A line cut by a kill is dropped, its cell run again.
+    workdir.keep_lines(results, lambda line: True)
   lines = {
     downstream.cell_name(line): line for line in workdir.read_lines(results)
   }
+  for cell in cells:
+    if cell.kind == 'pretrain':
+      _check_overrides(config, cell)
   progress = _Progress(config, cells, processes)
   left: dict[str, list[Cell]] = {}
   for name, unit in grid.units(cells).items():
-    missing = []
-    for cell in unit:
-      if cell.kind == 'pretrain':
-        done = _pretraining_seconds(config, cell, directory)
-      else:
-        done = _evaluation_seconds(config, cell, lines, results)
-      if done is None:
-        missing.append(cell)
-      else:
+    seconds = {
+      cell: _pretraining_seconds(config, cell, directory)
+      if cell.kind == 'pretrain'
+      else _evaluation_seconds(config, cell, lines, directory)
+      for cell in unit
+    }
+    evaluated = [seconds[cell] for cell in unit if cell.task]
+    if evaluated and None not in evaluated:
+      # A pre-training may be removed for space when nobody asks for it.
+      seconds = {cell: done or 0.0 for cell, done in seconds.items()}
+    missing = [cell for cell in unit if seconds[cell] is None]
+    for cell, done in seconds.items():
+      if done is not None:
         progress.skip(cell, done)
     if missing:
       left[name] = missing
@@ -214,6 +222,17 @@ def _run_cell(config, cell, directory, dataset, cache) -> str:
   return f'{metric} {numbers[metric]:.3f}'
 
 
+def _check_overrides(config, cell) -> None:
+  """Refuses a row, or a place on an axis, with a setting that none reads."""
+  derived = grid.cell_config(config, cell, '')
+  row = config.study.pretrainings[cell.objective]
+  unread.check_overrides(derived, row, f'study.pretrainings.{cell.objective}')
+  if cell.axis:
+    name = f'study.axes.{cell.axis}.settings.{cell.setting}'
+    place = config.study.axes[cell.axis].settings[cell.setting]
+    unread.check_overrides(derived, place, name)
+
+
 def _job_config(config, cell, directory) -> ConfigDict:
   """What the workdir of a cell says it was made with."""
   return initial_encoder.with_own_encoder(
@@ -233,15 +252,20 @@ def _pretraining_seconds(config, cell, directory) -> float | None:
     return float(f.read() or 0)
 
 
-def _evaluation_seconds(config, cell, lines, path) -> float | None:
+def _evaluation_seconds(config, cell, lines, directory) -> float | None:
   """How long a finished evaluation took, None if it is not finished."""
   line = lines.get(cell.name)
   if line is None:
     return None
+  what = f'{cell.name} in {os.path.join(directory, "results.jsonl")}'
   # An older version did not say.
   if 'settings' in line:
-    what = f'{cell.name} in {path}'
     workdir.check_same(line['settings'], _settings(config, cell), what)
+  before = (line.get('pretraining') or {}).get('settings')
+  if before and cell.source:
+    # The pre-training itself need not be there any more.
+    now = unread.settings(_job_config(config, cell.source, directory))
+    workdir.check_same(before, now, f'the encoder of {what}')
   return line['wall_seconds']
 
 

@@ -117,6 +117,12 @@ def run(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
     raise InputError(
       'a search is judged on validation; leave evaluate_test=False.'
     )
+  for field in ('seeds', 'label_fractions'):
+    if len(config.study[field]) != 1:
+      raise InputError(
+        f'study.{field}={tuple(config.study[field])}: a trial is judged by one '
+        f'number for each task; give one of the {field.replace("_", " ")}.'
+      )
   drawn = _draw_all(config)
   study = _make_study(config)
   errors: dict[str, str] = {}

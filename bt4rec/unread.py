@@ -122,6 +122,11 @@ _RULES = (
     'task=pretrain',
   ),
   *map(_of_objective, dict.fromkeys(sum(_GROUPS.values(), ()))),
+  _Rule(
+    ('packing',),
+    lambda config: config.encoder.name != 'bag_of_items',
+    'encoder.name=transformer',
+  ),
   _where('packing', 'enabled', True, 'max_cut', 'num_groups'),
   _of_augmentation('num_correlated', 'substitute', 'insert'),
   *(_of_augmentation(f'ratios.{name}', name) for name in augment.AUGMENTATIONS),
@@ -306,6 +311,26 @@ def check(
     raise InputError(
       f'{" and ".join(ignored)} would be ignored by {job}; {remedy}.'
     )
+
+
+def check_overrides(config: ConfigDict, values: Any, name: str) -> None:
+  """Checks that a job reads what a row of a study overrides.
+
+  Args:
+    config: The whole config of the job.
+    values: Field -> value, in groups as in the config.
+    name: Where they stand in the config of the study.
+
+  Raises:
+    InputError: If one would be ignored; the text says who reads it.
+  """
+  for field, value in workdir.flat(ConfigDict(values)).items():
+    reader = '' if workdir.is_free(field) else _reader(config, field)
+    if reader:
+      raise InputError(
+        f'{name}.{field}={value!r} (read by {reader}) would be ignored; leave '
+        f'it out.'
+      )
 
 
 def _is_read(

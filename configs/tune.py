@@ -41,77 +41,84 @@ _PROJECTORS = (
   (256, 256),
   (256, 256, 256),
 )
-_VIEWS = {
-  'split': ('choice', 'none', 'disjoint_halves', 'two_windows'),
-  'ratios': {
-    'mask': ('uniform', 0.0, 0.6),
-    'segment_mask': ('uniform', 0.0, 0.6),
-    'permute': ('uniform', 0.0, 0.6),
-  },
-}
 _PREDICTING = {
   'optimizer': _OPTIMIZER,
   'encoder': {'dropout': ('uniform', 0.0, 0.4)},
 }
-_SPACES = {
-  'barlow_twins': {
-    **_SHARED,
-    'augment': _VIEWS,
+
+
+def _views(config: ConfigDict) -> dict:
+  """Of the augmentations that the dataset's preset has."""
+  return {
+    'split': ('choice', 'none', 'disjoint_halves', 'two_windows'),
+    'ratios': {
+      name: ('uniform', 0.0, 0.9 if name == 'slice' else 0.6)
+      for name in config.augment.order
+    },
+  }
+
+
+def _spaces(config: ConfigDict) -> dict[str, dict]:
+  """Pre-training -> its space, on the dataset of the config."""
+  return {
     'barlow_twins': {
-      'lambd': ('log_uniform', 1e-3, 0.5),
-      'projector': _PROJECTORS,
-      'next_item_weight': ('log_uniform', 0.1, 10.0),
-      'min_context': ('uniform', 0.0, 0.9),
-    },
-  },
-  'dual_encoder_tuned': {
-    **_SHARED,
-    'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
-  },
-  'dual_encoder_contexts': {
-    'optimizer': _OPTIMIZER,
-    'encoder': {
-      'dropout': ('uniform', 0.0, 0.4),
-      'pooling': ('choice', 'mean', 'last'),
-    },
-    'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
-  },
-  'dual_encoder_plain': {
-    **_SHARED,
-    'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
-  },
-  'info_nce': {
-    **_SHARED,
-    'augment': {
-      'ratios': {
-        'crop': ('uniform', 0.1, 0.7),
-        'mask': ('uniform', 0.1, 0.7),
-        'permute': ('uniform', 0.1, 0.7),
+      **_SHARED,
+      'augment': _views(config),
+      'barlow_twins': {
+        'lambd': ('log_uniform', 1e-3, 0.5),
+        'projector': _PROJECTORS,
+        'next_item_weight': ('log_uniform', 0.1, 10.0),
+        'min_context': ('uniform', 0.0, 0.9),
       },
     },
+    'dual_encoder_tuned': {
+      **_SHARED,
+      'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
+    },
+    'dual_encoder_contexts': {
+      'optimizer': _OPTIMIZER,
+      'encoder': {
+        'dropout': ('uniform', 0.0, 0.4),
+        'pooling': ('choice', 'mean', 'last'),
+      },
+      'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
+    },
+    'dual_encoder_plain': {
+      **_SHARED,
+      'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
+    },
     'info_nce': {
-      'temperature': ('log_uniform', 0.03, 1.0),
-      'projector': ('choice', (), (256,), (256, 256)),
+      **_SHARED,
+      'augment': {
+        'ratios': {
+          'crop': ('uniform', 0.1, 0.7),
+          'mask': ('uniform', 0.1, 0.7),
+          'permute': ('uniform', 0.1, 0.7),
+        },
+      },
+      'info_nce': {
+        'temperature': ('log_uniform', 0.03, 1.0),
+        'projector': ('choice', (), (256,), (256, 256)),
+      },
     },
-  },
-  'masked_item': {
-    **_SHARED,
     'masked_item': {
-      'mask_ratio': ('uniform', 0.1, 0.7),
-      'last_only_ratio': ('uniform', 0.0, 0.5),
+      **_SHARED,
+      'masked_item': {
+        'mask_ratio': ('uniform', 0.1, 0.7),
+        'last_only_ratio': ('uniform', 0.0, 0.5),
+      },
     },
-  },
-  'next_item': _PREDICTING,
-  'vicreg': {
-    **_SHARED,
-    'augment': _VIEWS,
+    'next_item': _PREDICTING,
     'vicreg': {
-      'invariance_weight': ('log_uniform', 3.0, 100.0),
-      'variance_weight': ('log_uniform', 3.0, 100.0),
-      'projector': _PROJECTORS,
+      **_SHARED,
+      'augment': _views(config),
+      'vicreg': {
+        'invariance_weight': ('log_uniform', 3.0, 100.0),
+        'variance_weight': ('log_uniform', 3.0, 100.0),
+        'projector': _PROJECTORS,
+      },
     },
-  },
-}
+  }
 
 
 def get_config(arg: str = 'synthetic,barlow_twins') -> ConfigDict:
@@ -122,7 +129,8 @@ def get_config(arg: str = 'synthetic,barlow_twins') -> ConfigDict:
   """
   dataset, _, objective = arg.partition(',')
   config = study.get_config(dataset)
-  row = presets.pick('objective', objective, _SPACES)
+  spaces = _spaces(config)
+  row = presets.pick('objective', objective, spaces)
   config.task = 'tune'
   config.evaluate_test = False
   config.cold_start = ()
@@ -138,7 +146,7 @@ def get_config(arg: str = 'synthetic,barlow_twins') -> ConfigDict:
   # What is searched, what it overrides in every trial, and its space.
   config.tune.row = row
   config.tune.base = presets.pretrainings()[row]
-  config.tune.space = _SPACES[row]
+  config.tune.space = spaces[row]
   # Equal for all that are compared.
   config.tune.num_trials = 20
   # Of the draws; training has the seeds of the study.

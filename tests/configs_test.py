@@ -5,7 +5,15 @@ import re
 
 import pytest
 
-from bt4rec import datasets, jobs, pretext, protocols, result_lines
+from bt4rec import (
+  cell_runner,
+  datasets,
+  grid,
+  jobs,
+  pretext,
+  protocols,
+  result_lines,
+)
 from bt4rec.augment import AUGMENTATIONS
 from bt4rec.datasets import synthetic
 from bt4rec.pretext import OBJECTIVES
@@ -158,3 +166,18 @@ def test_the_grid_crosses_view_makers_weights_and_projectors():
 def test_unknown_names_list_the_valid_ones(call, valid):
   with pytest.raises(ValueError, match=valid):
     call()
+
+
+@pytest.mark.parametrize('dataset', ['synthetic', 'ml1m'])
+def test_all_that_a_row_overrides_is_read(dataset):
+  configs = [study.get_config(f'{dataset},{size}') for size in study.SIZES]
+  # Every pre-training there is, not those of the table alone.
+  configs[0].study.rows = tuple(configs[0].study.pretrainings)
+  configs += [
+    ablation.get_config(f'{dataset},{kind}') for kind in ablation.SETS
+  ]
+  for config in configs:
+    pretrainings = [c for c in grid.cells(config) if c.kind == 'pretrain']
+    assert pretrainings
+    for cell in pretrainings:
+      cell_runner._check_overrides(config, cell)

@@ -1,8 +1,10 @@
 """Tests of a study: its cells, what is run again, what fails, processes."""
 
+import functools
 import json
 import multiprocessing
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -111,6 +113,8 @@ class TestCells:
     assert derived.batch_size == 16 and derived.total_steps == 4
     source = grid.cell_config(config, small.source, '/study')
     assert (source.task, source.batch_size, source.seed) == ('pretrain', 8, 3)
+    # As many users.
+    assert source.total_steps == 6
     # A row that is at 8 anyway is pre-trained once.
     config.study.rows = ()
     config.study.axes.batch_size.rows = ('other',)
@@ -320,6 +324,68 @@ class TestRun:
     assert ran == ['next_category-probe-barlow_twins-1.0-4']
     assert len(workdir.read_lines(str(path))) == 8
 
+  def test_a_whole_fraction_is_finished_too(self, fake_jobs, tmp_path):
+    ran, _ = fake_jobs
+    config = _config(label_fractions=(0.5, 1))
+    study.run(config, str(tmp_path), None)
+    ran.clear()
+    study.run(config, str(tmp_path), None)
+    assert not ran
+
+  def test_a_pre_training_may_go_when_all_that_asks_for_it_is_done(
+    self, fake_jobs, tmp_path
+  ):
+    ran, _ = fake_jobs
+    study.run(_config(), str(tmp_path), None)
+    shutil.rmtree(tmp_path / 'pretrain')
+    ran.clear()
+    study.run(_config(), str(tmp_path), None)
+    assert not ran
+    config = _config(seeds=(3,), label_fractions=(0.25, 0.5, 1.0))
+    study.run(config, str(tmp_path), None)
+    assert ran == [
+      'next_category-majority-majority-0.25-3',
+      'barlow_twins-3',
+      'next_category-probe-barlow_twins-0.25-3',
+    ]
+
+  @pytest.mark.parametrize(
+    'field, value, words',
+    [
+      (
+        'pretrainings.barlow_twins.dual_encoder',
+        {'contexts': 3},
+        r'barlow_twins\.dual_encoder\.contexts=3 .read by objective=dual_enc',
+      ),
+      (
+        'axes.size.settings.a',
+        {'barlow_twins': {'min_context': 0.1}},
+        r'axes\.size\.settings\.a\.barlow_twins\.min_context=0\.1 .read by',
+      ),
+    ],
+  )
+  def test_what_a_row_overrides_must_be_read(
+    self, field, value, words, fake_jobs, tmp_path
+  ):
+    ran, _ = fake_jobs
+    config = _config({'size': _axis('pretrain', {'a': {'max_length': 8}})})
+    *groups, name = field.split('.')
+    with config.unlocked():
+      functools.reduce(ConfigDict.get, groups, config.study)[name] = value
+    with pytest.raises(errors.InputError, match=words):
+      study.run(config, str(tmp_path), None)
+    assert not ran
+
+  def test_nothing_is_kept_of_a_study_that_failed(self, fake_jobs, tmp_path):
+    _, failing = fake_jobs
+    config = _config(rows=('barlow_twins',), seeds=(3,))
+    failing['barlow_twins-3'] = errors.InputError('No.')
+    workdir.check_config(config, str(tmp_path))
+    with pytest.raises(errors.UnfinishedError, match='nothing is done'):
+      study.run(config, str(tmp_path), None)
+    config.batch_size = 8
+    workdir.check_config(config, str(tmp_path))
+
   def test_settings_of_a_finished_pre_training_cannot_change(
     self, fake_jobs, tmp_path
   ):
@@ -403,7 +469,7 @@ class TestRun:
     assert not ran
 
   def test_time_left_grows_with_the_work(self):
-    settings = {'64': {'batch_size': 64}}
+    settings = {'64': {'batch_size': 64, 'total_steps': 3}}
     config = _config(
       {'batch_size': _axis('pretrain', settings)}, rows=('barlow_twins',)
     )

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from bt4rec import datasets, pretrain, tasks, tune, workdir
+from bt4rec import datasets, pretrain, tasks, tune, unread, workdir
 from bt4rec.errors import InputError, NonFiniteLossError
 from configs import base, presets
 from configs import tune as tune_config
@@ -175,15 +175,30 @@ class TestRun:
       tune.run(config, str(tmp_path), None)
 
 
-@pytest.mark.parametrize('row', tune_config._SPACES)
-def test_every_space_names_fields_that_exist(row):
-  config = tune_config.get_config(f'ml1m,{row}')
+@pytest.mark.parametrize('row', tune_config._spaces(base.get_config()))
+@pytest.mark.parametrize('dataset', ['ml1m', 'synthetic'])
+def test_every_space_names_fields_that_are_read(dataset, row):
+  config = tune_config.get_config(f'{dataset},{row}')
   assert set(config) == set(base.get_config()) | {'study', 'tune'}
   assert config.tune.num_trials == 20 and not config.evaluate_test
   for trial in range(30):
     plain = base.get_config().lock()
+    presets.set_dataset(plain, dataset)
     plain.update(config.tune.base)
-    plain.update(tune.draw(config.tune.space.to_dict(), 0, trial))
+    values = tune.draw(config.tune.space.to_dict(), 0, trial)
+    plain.update(values)
+    unread.check_overrides(plain, values, 'tune.space')
+
+
+@pytest.mark.parametrize(
+  'field, values',
+  [('seeds', (0, 1)), ('seeds', ()), ('label_fractions', (0.1, 1.0))],
+)
+def test_a_trial_is_judged_by_one_number(field, values, tmp_path):
+  config = _config()
+  config.study[field] = values
+  with pytest.raises(InputError, match=f'study.{field}=.*one of the'):
+    tune.run(config, str(tmp_path), None)
 
 
 def test_shared_fields_are_paired_between_the_rivals():

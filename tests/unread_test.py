@@ -67,7 +67,7 @@ def test_every_rule_is_of_fields_that_there_are():
     ('next_item', 'item_loss.num_negatives', 5, 'item_loss.name=sampled'),
     ('next_item_bce', 'item_loss.calibration', 0.5, 'item_loss.name=gbce'),
     ('dual_encoder_public_code', 'encoder.norm', 'rms_norm', 'transformer'),
-    ('dual_encoder_public_code', 'packing.max_cut', 0.1, 'packing.enabled'),
+    ('dual_encoder_public_code', 'packing.max_cut', 0.1, 'transformer'),
   ],
 )
 def test_a_pre_training_refuses(argument, field, value, reader):
