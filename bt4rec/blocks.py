@@ -100,6 +100,8 @@ def _fused_attention(
 ) -> jax.Array:
   """As `jax.nn.dot_product_attention`, by cuDNN; not run on a GPU yet."""
   length = query.shape[1]
+  # cuDNN repeats no row of a mask; that of padding alone has one for all.
+  mask = jnp.broadcast_to(mask, (len(query), 1, length, length))
   if length % 2:
     # With a mask its gradient takes even lengths alone. Nobody attends to what
     # is added.

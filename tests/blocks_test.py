@@ -239,10 +239,14 @@ def fused(monkeypatch):
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('kind', ['learned', 'rotary'])
 @pytest.mark.parametrize('length', [5, 6])
-def test_fused_attention_is_the_other_one(length, kind, causal, fused):
-  """Two windows packed into a row; values and gradients."""
+@pytest.mark.parametrize('is_packed', [False, True])
+def test_fused_attention_is_the_other_one(
+  is_packed, length, kind, causal, fused
+):
+  """Two windows packed into a row, or one and padding; and gradients."""
   segment = np.arange(length) < 3
-  mask = jnp.asarray(segment[:, None] == segment)[None, None].repeat(2, 0)
+  mask = segment[:, None] == segment if is_packed else segment[None]
+  mask = jnp.asarray(mask)[None, None].repeat(2, 0)
   if causal:
     mask = mask & jnp.tril(jnp.ones((length, length), bool))[None, None]
   x = jnp.asarray(np.random.default_rng(1).normal(size=(2, length, 16)))
