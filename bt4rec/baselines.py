@@ -3,25 +3,35 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bt4rec import evaluate, popularity, ranking, splits
+from bt4rec import evaluate, popularity, ranking
 from bt4rec.datasets import synthetic
 from bt4rec.tasks import Examples, Task
 
 
 def majority(
-  task: Task, train: Examples, test: Examples, exclude_seen: bool
+  task: Task,
+  train: Examples,
+  test: Examples,
+  exclude_seen: bool,
+  visible: np.ndarray,
 ) -> tuple[dict[str, float], np.ndarray]:
   """The same answer for everybody.
 
   Items are ranked by their number of events that pre-training may see;
   classes by their weight among the training labels.
 
+  Args:
+    task: The task.
+    train: The labelled examples.
+    test: What is evaluated.
+    exclude_seen: Whether items already seen are left out.
+    visible: [num_users] int, events of each user that pre-training may see.
+
   Returns:
     As `evaluate.evaluate`.
   """
   dataset = task.dataset
   if task.is_ranking:
-    visible = splits.visible_lengths('shared', dataset.lengths)
     counts = popularity.item_counts(dataset, visible)
     return evaluate.evaluate(
       task,

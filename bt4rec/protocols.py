@@ -201,7 +201,11 @@ def majority(setting: Setting) -> Outcome:
   return outcome_of(
     setting,
     lambda examples: baselines.majority(
-      setting.task, setting.train, examples, setting.config.exclude_seen
+      setting.task,
+      setting.train,
+      examples,
+      setting.config.exclude_seen,
+      setting.visible,
     ),
   )
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt4rec import baselines, evaluate, ranking, tasks
+from bt4rec import baselines, evaluate, ranking, splits, tasks
 from bt4rec.datasets import sequences, synthetic
 from configs import presets
 
@@ -61,6 +61,11 @@ class TestClassification:
     assert right.tolist() == [0.0]
 
 
+def _majority(task, train, scope='shared'):
+  visible = splits.visible_lengths(scope, task.dataset.lengths)
+  return baselines.majority(task, train, task.test(), True, visible)
+
+
 class TestBaselines:
   def test_popularity_counts_what_pre_training_sees(self):
     # Visible: all but the last two. Item 1 is the most frequent there, item 9
@@ -68,15 +73,27 @@ class TestBaselines:
     histories = [[1, 2, 9, 9]] * 3 + [[1, 3, 9, 2]]
     task = _task(histories)
     train, _ = task.train_and_validation(1.0, 0)
-    _, ranks = baselines.majority(task, train, task.test(), True)
+    _, ranks = _majority(task, train)
     # Counts: 1: 4, 2: 3, 3: 1, 9: 0. Seen 1, 2 and 9; target 9 stays in and
     # only item 3 is above it. Last user: seen 1, 3, 9; target 2 is first.
     assert ranks.tolist() == [2.0, 2.0, 2.0, 1.0]
 
+  def test_popularity_is_that_of_the_scope(self):
+    # 11 events: `shared` hides the last five, `leave_two_out` two. Of the
+    # unseen items 5 is before the target 6 if the middle ones count.
+    histories = [[1, 2, 1, 2, 1, 6, 5, 5, 5, 1, 1], [*[1] * 9, 2, 6]]
+    task = _task(histories)
+    train, _ = task.train_and_validation(1.0, 0)
+    ranks = {
+      scope: _majority(task, train, scope)[1][1].item()
+      for scope in ('shared', 'leave_two_out')
+    }
+    assert ranks == {'shared': 1.0, 'leave_two_out': 2.0}
+
   def test_majority_class_comes_from_the_training_labels(self):
     task = _task([[1, 3, 3, 5, 2]] * 4, 'next_category')
     train, _ = task.train_and_validation(1.0, 0)
-    numbers, _ = baselines.majority(task, train, task.test(), True)
+    numbers, _ = _majority(task, train)
     assert numbers['accuracy@1'] == 0.0
 
   @pytest.mark.parametrize('name', presets.EVENT_TASKS)
@@ -85,6 +102,6 @@ class TestBaselines:
     task = tasks.TASKS[name](synthetic.make_dataset(world), 0)
     train, _ = task.train_and_validation(1.0, 0)
     best, _ = baselines.oracle(task, world, task.test(), True)
-    same, _ = baselines.majority(task, train, task.test(), True)
+    same, _ = _majority(task, train)
     metric = 'recall@10' if task.is_ranking else 'accuracy@1'
     assert best[metric] > same[metric] + 0.1
