@@ -154,6 +154,13 @@ def _make_objective(config, catalogue, axis_name) -> nn.Module:
       f'augment.split={config.augment.split} is for objectives on two views, '
       f'not {config.objective!r}; leave it at none.'
     )
+  for name, part in parts.items():
+    # What a row is compared with are the others of its batch.
+    if config.batch_size < 2 and isinstance(part, TwoViews | DualEncoder):
+      raise InputError(
+        f'batch_size={config.batch_size} leaves the objective {name} nothing '
+        f'to compare a user with; choose 2 at least.'
+      )
   if weights == {config.objective: 1.0}:
     return parts[config.objective]
   # Hashable, since `jit` takes models as static arguments.
@@ -277,8 +284,14 @@ def _make_dual_encoder(config, catalogue, axis_name):
 
 
 def _check_contexts(config: ConfigDict, group: str) -> None:
-  """Refuses several contexts of a window where none can be read off it."""
+  """Refuses contexts that are none, or that cannot be read off one pass."""
   contexts, encoder = config[group].contexts, config.encoder
+  min_context = config[group].min_context
+  if not 0 <= min_context <= 1:
+    raise InputError(
+      f'{group}.min_context={min_context} is a share of the longest context; '
+      f'give a number from 0 to 1.'
+    )
   if contexts < 1:
     raise InputError(f'{group}.contexts={contexts} must be at least 1.')
   is_causal = encoder.name == 'transformer' and encoder.causal

@@ -43,7 +43,7 @@ def choose_shape(
   """
   num_devices, num_micro = jax.device_count(), config.num_micro_batches
   train_step.check_batch_size(config.batch_size, num_devices, num_micro)
-  if not config.packing.enabled:
+  if not config.packing.enabled or config.encoder.name == 'bag_of_items':
     return None
   num_groups = config.packing.num_groups or num_devices * num_micro
   if num_groups % (num_devices * num_micro):

@@ -54,7 +54,6 @@ def pretrainings() -> dict[str, dict]:
     'max_length': 11,
     'batch_size': 16,
     'optimizer': {'weight_decay': 0.0},
-    'packing': {'enabled': False},
   }
   next_item = {
     'objective': 'next_item',

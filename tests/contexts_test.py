@@ -157,19 +157,25 @@ class TestEmbedContexts:
 
 @pytest.mark.parametrize('group', ['barlow_twins', 'dual_encoder'])
 @pytest.mark.parametrize(
-  'encoder, contexts, sentence',
+  'encoder, settings, sentence',
   [
-    ({}, 0, 'contexts=0 must be at least 1'),
-    ({}, 2, r'encoder\.causal=True'),
-    ({'causal': True, 'pooling': 'class_token'}, 2, 'pooling mean or last'),
-    ({'name': 'bag_of_items'}, 2, 'a causal transformer'),
+    ({}, {'min_context': 5.0}, 'min_context=5.0 is a share'),
+    ({}, {'min_context': -0.1}, 'a number from 0 to 1'),
+    ({}, {'contexts': 0}, 'contexts=0 must be at least 1'),
+    ({}, {'contexts': 2}, r'encoder\.causal=True'),
+    (
+      {'causal': True, 'pooling': 'class_token'},
+      {'contexts': 2},
+      'pooling mean or last',
+    ),
+    ({'name': 'bag_of_items'}, {'contexts': 2}, 'a causal transformer'),
   ],
 )
-def test_what_is_refused(group, encoder, contexts, sentence):
+def test_what_is_refused(group, encoder, settings, sentence):
   config = base.get_config()
   config.objective = group
   config.encoder.update(encoder)
-  config[group].contexts = contexts
+  config[group].update(settings)
   with pytest.raises(InputError, match=sentence):
     pretext.make_model(config, tiny.dataset().catalogue, None)
 

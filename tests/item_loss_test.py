@@ -266,7 +266,14 @@ def test_a_corrected_sample_estimates_the_softmax_over_the_pool():
 @pytest.mark.parametrize(
   'calibration, num_negatives, expected',
   # alpha = 2 / 10: .2 (.5 (1 - 5) + 5); t = 0 is plain, t = 1 is alpha.
-  [(0.5, 2, 0.6), (0.0, 2, 1.0), (1.0, 2, 0.2), (0.75, 10, 1.0)],
+  [
+    (0.5, 2, 0.6),
+    (0.0, 2, 1.0),
+    (1.0, 2, 0.2),
+    (0.75, 10, 1.0),
+    # More than there are, drawn with replacement: as all of them.
+    (0.75, 40, 1.0),
+  ],
 )
 def test_beta_by_hand(calibration, num_negatives, expected):
   np.testing.assert_allclose(

@@ -3,6 +3,7 @@
 import pytest
 
 from bt4rec import pretext
+from bt4rec.errors import InputError
 from tests import tiny
 
 
@@ -27,3 +28,17 @@ def test_number_of_negatives(objective, loss, expected):
     objective=objective, item_loss={'name': loss, 'num_negatives': 7}
   )
   assert pretext.num_negatives(config, 40) == expected
+
+
+@pytest.mark.parametrize(
+  'objective', ['barlow_twins', 'info_nce', 'dual_encoder', 'next_item+vicreg']
+)
+def test_a_batch_of_one_user_is_refused(objective):
+  config = tiny.config(
+    objective=objective, batch_size=1, encoder={'causal': True}
+  )
+  with pytest.raises(InputError, match='batch_size=1 leaves the objective'):
+    pretext.make_model(config, tiny.dataset().catalogue, None)
+  # Each position has the catalogue to be compared with.
+  config.objective = 'next_item'
+  pretext.make_model(config, tiny.dataset().catalogue, None)

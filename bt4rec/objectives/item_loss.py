@@ -74,7 +74,8 @@ def gbce_beta(calibration: float, num_negatives: int, num_items: int) -> float:
     num_negatives: Negatives of a position.
     num_items: Size of the catalogue.
   """
-  alpha = num_negatives / (num_items - 1)
+  # Drawn with replacement, so they may be more than there are.
+  alpha = min(num_negatives / (num_items - 1), 1.0)
   return alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
 
 
