@@ -19,14 +19,15 @@ class Projector(nn.Module):
     widths: Output width of each layer.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
-    unit_length: Whether outputs are scaled to length 1, as those of TiCo, Zhu
-      et al. (2022), arXiv 2206.10698.
+    equal_length: Whether outputs are scaled to one length, as those of TiCo,
+      Zhu et al. (2022), arXiv 2206.10698, but to the square root of the width:
+      features of the size 1 that standardisation expects.
   """
 
   widths: Sequence[int]
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
-  unit_length: bool = False
+  equal_length: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -44,4 +45,6 @@ class Projector(nn.Module):
       x = nn.Dense(
         width, use_bias=False, dtype=self.dtype, name=f'dense_{number}'
       )(x)
-    return ranking.unit_length(x) if self.unit_length else x.astype(jnp.float32)
+    if self.equal_length:
+      return ranking.unit_length(x) * x.shape[-1] ** 0.5
+    return x.astype(jnp.float32)

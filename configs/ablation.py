@@ -149,8 +149,8 @@ def _leads() -> dict[str, dict]:
     'linear-table_rate_10': lead(
       predicted={'projector': (256,)}, optimizer={'item_table_rate': 10.0}
     ),
-    'linear-unit_length': lead(
-      predicted={'projector': (256,), 'unit_length': True},
+    'linear-equal_length': lead(
+      predicted={'projector': (256,), 'equal_length': True},
       optimizer={'item_table_rate': 10.0},
     ),
     'linear-contexts_16': lead(

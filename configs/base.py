@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
   # on. Embeddings do not depend on it; dropout masks do.
   config.packing = ConfigDict()
   config.packing.enabled = True
-  # Largest share of the events that may be cut so that a batch fits.
+  # Largest share of the events cut so that a batch fits, on average.
   config.packing.max_cut = 0.03
   # Parts of a batch with rows of their own, a multiple of the devices times
   # num_micro_batches; 0 is that.
@@ -153,8 +153,8 @@ def get_config() -> ConfigDict:
   config.barlow_twins.lambd = 0.05
   # Output width of each projector layer.
   config.barlow_twins.projector = (256, 256, 256)
-  # Whether projections are scaled to length 1 before they are standardised.
-  config.barlow_twins.unit_length = False
+  # Whether projections are scaled to one length before they are standardised.
+  config.barlow_twins.equal_length = False
   # What is divided by the projector's width: 'none', the 'off_diagonal' term,
   # or 'both' terms.
   config.barlow_twins.scaling = 'none'

@@ -80,15 +80,15 @@ class TestNextItemTwins:
     np.int32,
   )
 
-  @pytest.mark.parametrize('unit_length', [False, True])
-  def test_value_and_gradient_equal_the_loop(self, unit_length):
+  @pytest.mark.parametrize('equal_length', [False, True])
+  def test_value_and_gradient_equal_the_loop(self, equal_length):
     # The context is always all but the last item.
     model = _Model(
       next_item_twins.NextItemTwins(
         correlation.CorrelationLoss(_LAMBD),
         (_DIM,),
         min_context=1.0,
-        unit_length=unit_length,
+        equal_length=equal_length,
       )
     )
     batch = {
@@ -116,7 +116,7 @@ class TestNextItemTwins:
         contexts[-1] = contexts[-1] / (len(items) - 1)
         targets.append(table[items[-1]])
       z = [np.array(contexts) @ kernels[0], np.array(targets) @ kernels[1]]
-      if unit_length:
+      if equal_length:
         z = [[row / np.sqrt(sum(row**2)) for row in rows] for rows in z]
       return loss_of(correlation_of(*map(np.array, z)))
 
@@ -124,7 +124,8 @@ class TestNextItemTwins:
       lambda params: model.apply({'params': params}, batch, key), has_aux=True
     )(params)
     table = params['BagOfItems_0']['item_table']['embedding']
-    np.testing.assert_allclose(loss, reference(np.asarray(table)), rtol=1e-4)
+    # Of equal length variances are near 1, where epsilon shows.
+    np.testing.assert_allclose(loss, reference(np.asarray(table)), rtol=5e-4)
     np.testing.assert_allclose(
       grads['BagOfItems_0']['item_table']['embedding'],
       differences(reference, np.asarray(table)),
@@ -305,7 +306,7 @@ _VARIANTS['packed'] = {
   'barlow_twins': {
     **_VARIANTS['everything']['barlow_twins'],
     'projector': (7,),
-    'unit_length': True,
+    'equal_length': True,
     'scaling': 'both',
   },
 }

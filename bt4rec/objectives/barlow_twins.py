@@ -111,7 +111,7 @@ class BarlowTwins(TwoViews, kw_only=True):
         self.contexts,
         self.axis_name,
         self.dtype,
-        self.unit_length,
+        self.equal_length,
         name='next_item',
       )(encoder, batch, jax.random.fold_in(rng, _NEXT_ITEM), train)
       terms |= {f'next_item_{name}': value for name, value in own_terms.items()}

@@ -25,7 +25,7 @@ class NextItemTwins(nn.Module):
     contexts: Contexts of a window, see `contexts.embed_contexts`.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
-    unit_length: See `Projector`.
+    equal_length: See `Projector`.
   """
 
   loss: nn.Module
@@ -34,7 +34,7 @@ class NextItemTwins(nn.Module):
   contexts: int = 1
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
-  unit_length: bool = False
+  equal_length: bool = False
 
   @nn.compact
   def __call__(
@@ -47,7 +47,7 @@ class NextItemTwins(nn.Module):
         self.projector,
         self.axis_name,
         self.dtype,
-        self.unit_length,
+        self.equal_length,
         name=name,
       )(x, train)
 

@@ -21,7 +21,7 @@ class TwoViews(nn.Module):
     projector: Output width of each projector layer; none compares embeddings.
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
-    unit_length: See `Projector`.
+    equal_length: See `Projector`.
   """
 
   mask_item: int
@@ -29,7 +29,7 @@ class TwoViews(nn.Module):
   projector: Sequence[int]
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
-  unit_length: bool = False
+  equal_length: bool = False
 
   def pair_loss(
     self, z_a: jax.Array, z_b: jax.Array
@@ -80,7 +80,7 @@ class TwoViews(nn.Module):
       self.projector,
       self.axis_name,
       self.dtype,
-      self.unit_length,
+      self.equal_length,
       name='projector',
     )
 
