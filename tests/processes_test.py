@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from bt4rec import workdir
-from tests import tiny
 
 # Not the eight devices of this process; and quick to compile.
 _ENVIRONMENT = {
@@ -19,7 +18,7 @@ _ENVIRONMENT = {
   'XLA_FLAGS': '--xla_backend_optimization_level=0',
   'JAX_PLATFORMS': 'cpu',
 }
-# Two epochs of 40 users in batches of 16.
+# Two epochs of 40 users in batches of 16, and a half.
 _STEPS = 5
 
 _PROGRAM = """
@@ -102,16 +101,16 @@ def test_loss_and_gradient_are_those_of_one_process(runs):
 
 
 @pytest.mark.parametrize('parallelism', ['jit', 'pmap'])
-def test_each_user_comes_once_per_epoch(runs, parallelism):
+def test_each_user_comes_once_per_epoch_at_most(runs, parallelism):
   first, second = (
     [line['users'] for line in lines if line['parallelism'] == parallelism]
     for lines in runs[1:]
   )
   stream = [user for pair in zip(first, second, strict=True) for user in pair]
   users = np.concatenate(stream)
-  everybody = list(range(tiny.dataset().num_users))
-  assert sorted(users[:40].tolist()) == everybody
-  assert sorted(users[40:].tolist()) == everybody
+  # Two batches of 16 of the 40 users make an epoch.
+  for epoch in users[:64].reshape(2, 32).tolist():
+    assert len(set(epoch)) == 32
 
 
 # Both processes are given the workdir of the same command; the second one's
