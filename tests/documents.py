@@ -123,7 +123,15 @@ _SIZES = {
   'study': {**_STUDY, 'study.rows': ('random', 'barlow_twins')},
   # Each trial has a projector of its own.
   'tune': {**_CELLS, 'tune.num_trials': 1},
-  'ablation': {**_STUDY, 'study.rows': ('random', 'masks-plain-256')},
+  # Each variant has a projector and steps of its own, 600.
+  'ablation': {
+    **{
+      key: size
+      for key, size in _CELLS.items()
+      if key not in ('total_steps', 'eval_every_steps')
+    },
+    'study.rows': ('random', 'masks-plain-256'),
+  },
   'ablation,leads': {**_STUDY, 'study.rows': ('random', 'base')},
 }
 _WORLD = {
