@@ -12,7 +12,7 @@ Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, of
           which `options` has 17, `leads` 26 and `encoders` 7; the 32 of
-          `grid` take half the steps and 3 minutes each, 1.6 hours a seed.
+          `grid` take half the steps and 3.6 minutes each, 1.9 hours a seed.
 Expect:   a table on validation, a row for each variant.
 """
 

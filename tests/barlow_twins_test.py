@@ -124,8 +124,10 @@ class TestNextItemTwins:
       lambda params: model.apply({'params': params}, batch, key), has_aux=True
     )(params)
     table = params['BagOfItems_0']['item_table']['embedding']
-    # Of equal length variances are near 1, where epsilon shows.
-    np.testing.assert_allclose(loss, reference(np.asarray(table)), rtol=5e-4)
+    # Of equal length variances are below 1, where epsilon shows.
+    tolerance = 5e-4 if equal_length else 1e-4
+    expected = reference(np.asarray(table))
+    np.testing.assert_allclose(loss, expected, rtol=tolerance)
     np.testing.assert_allclose(
       grads['BagOfItems_0']['item_table']['embedding'],
       differences(reference, np.asarray(table)),
