@@ -28,6 +28,8 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 def pytest_configure(config):
   """Compiles once what several tests need, here or in an earlier run."""
+  if not config.pluginmanager.hasplugin('cacheprovider'):
+    return  # By `-p no:cacheprovider`.
   cache = config.cache.mkdir('jax')
   jax.config.update('jax_compilation_cache_dir', str(cache))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
