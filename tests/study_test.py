@@ -349,6 +349,22 @@ class TestRun:
       'next_category-probe-barlow_twins-0.25-3',
     ]
 
+  def test_the_encoder_of_a_finished_line_cannot_change(
+    self, fake_jobs, tmp_path
+  ):
+    study.run(_config(), str(tmp_path), None)
+    shutil.rmtree(tmp_path / 'pretrain')
+    path = tmp_path / 'results.jsonl'
+    made = {'settings': {'encoder.dim': 99}}
+    lines = [
+      {**line, 'pretraining': made} for line in workdir.read_lines(str(path))
+    ]
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    with pytest.raises(
+      errors.InputError, match=r'the encoder of .* was 99, is'
+    ):
+      study.run(_config(), str(tmp_path), None)
+
   @pytest.mark.parametrize(
     'field, value, words',
     [
