@@ -257,7 +257,16 @@ def two_views(
 def _make_barlow_twins(config, catalogue, axis_name):
   group = config.barlow_twins
   correlation.scales(group.scaling, 1)
-  for name in ('lambd', 'mixed_weight', 'next_item_weight'):
+  if group.horizon < 1:
+    raise InputError(
+      f'barlow_twins.horizon={group.horizon} must be at least 1.'
+    )
+  for name in (
+    'lambd',
+    'mixed_weight',
+    'next_item_weight',
+    'fourier_features',
+  ):
     if group[name] < 0:
       raise InputError(f'barlow_twins.{name}={group[name]} must be at least 0.')
   if not 0 <= group.correlation_momentum < 1:

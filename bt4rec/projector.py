@@ -48,3 +48,34 @@ class Projector(nn.Module):
     if self.equal_length:
       return ranking.unit_length(x) * x.shape[-1] ** 0.5
     return x.astype(jnp.float32)
+
+
+class FourierFeatures(nn.Module):
+  """Sines of unit vectors, of learned frequencies.
+
+  Features whose products are a kernel of the distance of two vectors, at first
+  a Gaussian one, `exp(-|u - v|^2 / (2 * bandwidth^2))`: the random Fourier
+  features of Rahimi and Recht (2007), Random Features for Large-Scale Kernel
+  Machines. On unit vectors that is the exponential of their cosine.
+
+  Attributes:
+    width: Number of features.
+    dtype: Type of the matrix products.
+    bandwidth: Of the kernel at first.
+  """
+
+  width: int
+  dtype: jnp.dtype = jnp.float32
+  bandwidth: float = 0.7
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[batch, dim] -> [batch, width] float32, of mean square 1 or so."""
+    x = nn.Dense(
+      self.width,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.normal(1 / self.bandwidth),
+      bias_init=nn.initializers.uniform(2 * jnp.pi),
+      name='frequencies',
+    )(ranking.unit_length(x))
+    return jnp.cos(x.astype(jnp.float32)) * 2**0.5

@@ -131,7 +131,12 @@ _RULES = (
   _of_augmentation('num_correlated', 'substitute', 'insert'),
   *(_of_augmentation(f'ratios.{name}', name) for name in augment.AUGMENTATIONS),
   _Rule(
-    ('barlow_twins.min_context', 'barlow_twins.contexts'),
+    (
+      'barlow_twins.min_context',
+      'barlow_twins.contexts',
+      'barlow_twins.horizon',
+      'barlow_twins.fourier_features',
+    ),
     lambda config: config.barlow_twins.next_item_weight != 0,
     'barlow_twins.next_item_weight above 0',
   ),

@@ -153,6 +153,14 @@ def _leads() -> dict[str, dict]:
       predicted={'projector': (256,), 'equal_length': True},
       optimizer={'item_table_rate': 10.0},
     ),
+    'linear-horizon_10': lead(
+      predicted={'projector': (256,), 'horizon': 10},
+      optimizer={'item_table_rate': 10.0},
+    ),
+    'fourier': lead(
+      predicted={'projector': (256,), 'fourier_features': 256},
+      optimizer={'item_table_rate': 10.0},
+    ),
     'linear-contexts_16': lead(
       predicted={'projector': (256,), 'contexts': 16},
       encoder=causal,

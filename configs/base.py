@@ -168,6 +168,11 @@ def get_config() -> ConfigDict:
   config.barlow_twins.min_context = 0.5
   # Contexts of a window, with an item each; several take a causal encoder.
   config.barlow_twins.contexts = 1
+  # Items after a context whose mean is what it is correlated with.
+  config.barlow_twins.horizon = 1
+  # Sines of learned frequencies, shared by contexts and items, that stand in
+  # place of that term's projectors; 0 is none.
+  config.barlow_twins.fourier_features = 0
 
   config.info_nce = ConfigDict()
   # Divides the cosines of views.

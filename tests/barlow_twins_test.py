@@ -80,15 +80,17 @@ class TestNextItemTwins:
     np.int32,
   )
 
-  @pytest.mark.parametrize('equal_length', [False, True])
-  def test_value_and_gradient_equal_the_loop(self, equal_length):
+  @pytest.mark.parametrize(
+    'options', [{}, {'equal_length': True}, {'fourier_features': 2 * _DIM}]
+  )
+  def test_value_and_gradient_equal_the_loop(self, options):
     # The context is always all but the last item.
     model = _Model(
       next_item_twins.NextItemTwins(
         correlation.CorrelationLoss(_LAMBD),
         (_DIM,),
         min_context=1.0,
-        equal_length=equal_length,
+        **options,
       )
     )
     batch = {
@@ -103,10 +105,16 @@ class TestNextItemTwins:
       lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params
     )
     objective = params['objective']
-    kernels = [
-      np.asarray(objective[name]['dense_0']['kernel'], np.float64)
-      for name in ('context_projector', 'item_projector')
-    ]
+    if 'fourier_features' in options:
+      waves = objective['fourier_features']['frequencies']
+      frequencies, phases = (
+        np.asarray(waves[name], np.float64) for name in ('kernel', 'bias')
+      )
+    else:
+      kernels = [
+        np.asarray(objective[name]['dense_0']['kernel'], np.float64)
+        for name in ('context_projector', 'item_projector')
+      ]
 
     def reference(table):
       contexts, targets = [], []
@@ -115,8 +123,13 @@ class TestNextItemTwins:
         contexts.append(sum(table[item] for item in items[:-1]))
         contexts[-1] = contexts[-1] / (len(items) - 1)
         targets.append(table[items[-1]])
-      z = [np.array(contexts) @ kernels[0], np.array(targets) @ kernels[1]]
-      if equal_length:
+      z = [np.array(contexts), np.array(targets)]
+      if 'fourier_features' in options:
+        z = [[row / np.sqrt(sum(row**2)) for row in rows] for rows in z]
+        z = [np.cos(np.array(rows) @ frequencies + phases) for rows in z]
+      else:
+        z = [rows @ kernel for rows, kernel in zip(z, kernels, strict=True)]
+      if 'equal_length' in options:
         z = [[row / np.sqrt(sum(row**2)) for row in rows] for rows in z]
       return loss_of(correlation_of(*map(np.array, z)))
 
@@ -125,7 +138,7 @@ class TestNextItemTwins:
     )(params)
     table = params['BagOfItems_0']['item_table']['embedding']
     # Of equal length variances are below 1, where epsilon shows.
-    tolerance = 5e-4 if equal_length else 1e-4
+    tolerance = 5e-4 if 'equal_length' in options else 1e-4
     expected = reference(np.asarray(table))
     np.testing.assert_allclose(loss, expected, rtol=tolerance)
     np.testing.assert_allclose(
@@ -311,6 +324,14 @@ _VARIANTS['packed'] = {
     'equal_length': True,
     'scaling': 'both',
   },
+}
+
+
+_VARIANTS['horizon'] = {
+  'barlow_twins': {'next_item_weight': 0.7, 'horizon': 4},
+}
+_VARIANTS['fourier_features'] = {
+  'barlow_twins': {'next_item_weight': 0.7, 'fourier_features': 9},
 }
 
 

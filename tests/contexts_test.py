@@ -125,7 +125,7 @@ class TestEmbedContexts:
       context[0, :cut] = items[row, :cut]
       alone = encoder.apply(variables, context, False)
       np.testing.assert_allclose(h[number], alone[0], rtol=1e-4, atol=1e-5)
-      assert target[number] == items[row, cut] > 0
+      assert target[number, 0] == items[row, cut] > 0
 
   def test_one_goes_through_any_encoder(self):
     encoder = _encoder(causal=False, positions='learned')
@@ -137,7 +137,23 @@ class TestEmbedContexts:
     )[:, 0]
     context = np.where(np.arange(7) < cuts[:, None], items, 0)
     np.testing.assert_array_equal(h, encoder.apply(variables, context, False))
-    np.testing.assert_array_equal(target, items[np.arange(4), cuts])
+    np.testing.assert_array_equal(target[:, 0], items[np.arange(4), cuts])
+
+  @pytest.mark.parametrize('count', [1, 3])
+  def test_the_items_that_follow_end_with_the_window(self, count):
+    encoder = _encoder()
+    items = TestDrawCuts._ITEMS
+    variables = encoder.init(jax.random.key(0), items, False)
+    _, target = _embed(encoder, variables, count=count, horizon=3)
+    cuts = contexts.draw_cuts(
+      jax.random.key(5), items, TestDrawCuts._INDEX, 0.0, count
+    )
+    expected = [
+      [*items[row, cut : cut + 3], 0, 0, 0][:3]
+      for row, of_window in enumerate(np.asarray(cuts))
+      for cut in of_window
+    ]
+    np.testing.assert_array_equal(target, expected)
 
   def test_the_item_after_the_context_is_not_seen(self):
     encoder = _encoder(positions='learned')

@@ -73,6 +73,8 @@ class BarlowTwins(TwoViews, kw_only=True):
     next_item_weight: Weight of the term with the next item; 0 is without it.
     min_context: Smallest context of that term, see `contexts.draw_cuts`.
     contexts: Contexts of a window in it, see `contexts.embed_contexts`.
+    horizon: See `NextItemTwins`.
+    fourier_features: See `NextItemTwins`.
   """
 
   lambd: float
@@ -82,6 +84,8 @@ class BarlowTwins(TwoViews, kw_only=True):
   next_item_weight: float = 0.0
   min_context: float = 0.5
   contexts: int = 1
+  horizon: int = 1
+  fourier_features: int = 0
 
   @nn.compact
   def __call__(
@@ -112,6 +116,8 @@ class BarlowTwins(TwoViews, kw_only=True):
         self.axis_name,
         self.dtype,
         self.equal_length,
+        self.horizon,
+        self.fourier_features,
         name='next_item',
       )(encoder, batch, jax.random.fold_in(rng, _NEXT_ITEM), train)
       terms |= {f'next_item_{name}': value for name, value in own_terms.items()}

@@ -43,6 +43,7 @@ def embed_contexts(
   *,
   min_context: float,
   count: int = 1,
+  horizon: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
   """Embeds contexts of each window.
 
@@ -56,14 +57,22 @@ def embed_contexts(
     train: Whether dropout is on.
     min_context: See `draw_cuts`.
     count: Contexts of a window.
+    horizon: How many of the items after each context are wanted.
 
   Returns:
     [batch * count, dim] float32 embeddings, those of a window side by side, and
-    [batch * count] int32, the items that follow.
+    [batch * count, horizon] int32, the items that follow, 0 past the window.
   """
   items = batch['items']
   cuts = draw_cuts(rng, items, batch['index'], min_context, count)
-  target = jnp.take_along_axis(items, cuts, axis=1).reshape(-1)
+  following = cuts[..., None] + jnp.arange(horizon)[None, None]
+  target = jnp.take_along_axis(
+    items,
+    following.reshape(len(items), -1),
+    axis=1,
+    mode='fill',
+    fill_value=0,
+  ).reshape(-1, horizon)
   # Of several the longest possible one holds all.
   end = cuts if count == 1 else (items > 0).sum(-1, keepdims=True) - 1
   position = jnp.arange(items.shape[1])[None]

@@ -111,6 +111,7 @@ class DualEncoder(nn.Module):
       min_context=self.min_context,
       count=self.contexts,
     )
+    target = target[:, 0]
     temperature = self._temperature()
     loss, metrics = in_batch_softmax_loss(
       ranking.unit_length(h),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bt4rec.objectives.contexts import embed_contexts
-from bt4rec.projector import Projector
+from bt4rec.projector import FourierFeatures, Projector
 
 
 class NextItemTwins(nn.Module):
@@ -26,6 +26,9 @@ class NextItemTwins(nn.Module):
     axis_name: Mapped axis the batch is split over, None under `jit`.
     dtype: Type of the matrix products.
     equal_length: See `Projector`.
+    horizon: Items after the context, the mean of whose embeddings is its twin.
+    fourier_features: Width of a `FourierFeatures` that both share, instead of
+      the projectors; 0 is none.
   """
 
   loss: nn.Module
@@ -35,6 +38,8 @@ class NextItemTwins(nn.Module):
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   equal_length: bool = False
+  horizon: int = 1
+  fourier_features: int = 0
 
   @nn.compact
   def __call__(
@@ -42,7 +47,13 @@ class NextItemTwins(nn.Module):
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """`batch` has `items` [batch, length], `index` [batch] and `layout`."""
 
+    shared = self.fourier_features and FourierFeatures(
+      self.fourier_features, self.dtype, name='fourier_features'
+    )
+
     def project(x, name):
+      if shared:
+        return shared(x)
       return Projector(
         self.projector,
         self.axis_name,
@@ -58,9 +69,13 @@ class NextItemTwins(nn.Module):
       train,
       min_context=self.min_context,
       count=self.contexts,
+      horizon=self.horizon,
     )
+    weights = (target > 0).astype(jnp.float32)
+    weights = weights / weights.sum(-1, keepdims=True)
+    item = (encoder.item_table(target) * weights[..., None]).sum(-2)
     return self.loss(
       project(h, 'context_projector'),
-      project(encoder.item_table(target), 'item_projector'),
+      project(item, 'item_projector'),
       train,
     )
