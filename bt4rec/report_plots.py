@@ -14,6 +14,7 @@ from bt4rec.result_lines import Row
 # Rows that look the same in every plot; others take what is left.
 _KNOWN = (
   'barlow_twins',
+  'barlow_twins_contexts',
   'dual_encoder_contexts',
   'dual_encoder_tuned',
   'dual_encoder_plain',

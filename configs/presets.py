@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from configs import searches
+
 DATASETS = ('synthetic', 'ml1m', 'ml20m', 'yelp', 'logs')
 # Made of the events alone; the last task needs a file of labels.
 EVENT_TASKS = ('next_item', 'next_category', 'favorite_category')
@@ -25,8 +27,12 @@ def pick(kind: str, name: str, valid) -> str:
   return name
 
 
-def pretrainings() -> dict[str, dict]:
-  """Row of the table -> what it overrides."""
+def pretrainings(dataset: str = '') -> dict[str, dict]:
+  """Row of the table -> what it overrides.
+
+  Args:
+    dataset: Whose searches have a say; '' is what all of them start from.
+  """
   corrected = {
     'learned_temperature': True,
     'log_q_correction': True,
@@ -59,8 +65,20 @@ def pretrainings() -> dict[str, dict]:
     'objective': 'next_item',
     'encoder': {'causal': True, 'pooling': 'last'},
   }
+  # By configs/README.md, too: the second term, of projections that are linear.
+  twins_contexts = {
+    'objective': 'barlow_twins',
+    'barlow_twins': {
+      'projector': (256,),
+      'next_item_weight': 1.0,
+      'contexts': 16,
+    },
+    'encoder': {'causal': True, 'pooling': 'last'},
+    'optimizer': {'item_table_rate': 10.0},
+  }
   return {
     'barlow_twins': {'objective': 'barlow_twins'},
+    'barlow_twins_contexts': twins_contexts,
     'dual_encoder': tuned,
     'dual_encoder_tuned': tuned,
     'dual_encoder_contexts': contexts,
@@ -91,6 +109,7 @@ def pretrainings() -> dict[str, dict]:
       'item_loss': {'name': 'sampled', 'negatives_per': 'sequence'},
     },
     'vicreg': {'objective': 'vicreg'},
+    **searches.FOUND.get(dataset, {}),
   }
 
 

@@ -11,7 +11,7 @@ Command:  launch/run.sh --config=configs/tune.py:ml1m,barlow_twins
           --workdir=runs/tune-ml1m-barlow_twins
 Hardware: CPU, one core; 5 minutes a trial of barlow_twins with the presets, 3
           of dual_encoder_tuned.
-Expect:   the best trial as a row for configs/presets.py.
+Expect:   the best trial as a row for configs/searches.py.
 """
 
 from ml_collections import ConfigDict
@@ -41,20 +41,33 @@ _PROJECTORS = (
   (256, 256),
   (256, 256, 256),
 )
+# Encoders that several contexts are read off are causal, and have no token of
+# the class.
+_CONTEXTS = {
+  'optimizer': _OPTIMIZER,
+  'encoder': {
+    'dropout': ('uniform', 0.0, 0.4),
+    'pooling': ('choice', 'mean', 'last'),
+  },
+}
 _PREDICTING = {
   'optimizer': _OPTIMIZER,
   'encoder': {'dropout': ('uniform', 0.0, 0.4)},
 }
 
 
-def _views(config: ConfigDict) -> dict:
+def _ratios(config: ConfigDict) -> dict:
   """Of the augmentations that the dataset's preset has."""
   return {
+    name: ('uniform', 0.0, 0.9 if name == 'slice' else 0.6)
+    for name in config.augment.order
+  }
+
+
+def _views(config: ConfigDict) -> dict:
+  return {
     'split': ('choice', 'none', 'disjoint_halves', 'two_windows'),
-    'ratios': {
-      name: ('uniform', 0.0, 0.9 if name == 'slice' else 0.6)
-      for name in config.augment.order
-    },
+    'ratios': _ratios(config),
   }
 
 
@@ -71,16 +84,25 @@ def _spaces(config: ConfigDict) -> dict[str, dict]:
         'min_context': ('uniform', 0.0, 0.9),
       },
     },
+    # Without what fails by the ablations of README.md: a large lambda, a wide
+    # projector, windows far apart.
+    'barlow_twins_contexts': {
+      **_CONTEXTS,
+      'augment': {'ratios': _ratios(config)},
+      'barlow_twins': {
+        'lambd': ('log_uniform', 3e-3, 0.1),
+        'projector': ('choice', (64,), (256,), (256, 256)),
+        'equal_length': ('choice', False, True),
+        'next_item_weight': ('log_uniform', 0.1, 10.0),
+        'min_context': ('uniform', 0.0, 0.9),
+      },
+    },
     'dual_encoder_tuned': {
       **_SHARED,
       'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
     },
     'dual_encoder_contexts': {
-      'optimizer': _OPTIMIZER,
-      'encoder': {
-        'dropout': ('uniform', 0.0, 0.4),
-        'pooling': ('choice', 'mean', 'last'),
-      },
+      **_CONTEXTS,
       'dual_encoder': {'min_context': ('uniform', 0.0, 0.9)},
     },
     'dual_encoder_plain': {
