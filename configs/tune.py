@@ -93,6 +93,7 @@ def _spaces(config: ConfigDict) -> dict[str, dict]:
         'lambd': ('log_uniform', 3e-3, 0.1),
         'projector': ('choice', (64,), (256,), (256, 256)),
         'equal_length': ('choice', False, True),
+        'fourier_features': ('choice', 0, 256, 1024),
         'next_item_weight': ('log_uniform', 0.1, 10.0),
         'min_context': ('uniform', 0.0, 0.9),
       },
