@@ -12,7 +12,12 @@ import pytest
 from bt4rec import pretext, pretrain, pretrain_data, train_step
 from bt4rec.encoders import BagOfItems
 from bt4rec.errors import InputError
-from bt4rec.objectives import barlow_twins, correlation, next_item_twins
+from bt4rec.objectives import (
+  barlow_twins,
+  contexts,
+  correlation,
+  next_item_twins,
+)
 from tests import tiny
 
 _LAMBD = 0.3
@@ -81,10 +86,20 @@ class TestNextItemTwins:
   )
 
   @pytest.mark.parametrize(
-    'options', [{}, {'equal_length': True}, {'fourier_features': 2 * _DIM}]
+    'options',
+    [
+      {},
+      {'equal_length': True},
+      {'fourier_features': 2 * _DIM},
+      {'horizon': 2},
+    ],
   )
-  def test_value_and_gradient_equal_the_loop(self, options):
-    # The context is always all but the last item.
+  def test_value_and_gradient_equal_the_loop(self, options, monkeypatch):
+    # The context is always all but the last item, or the last of the horizon.
+    horizon = options.get('horizon', 1)
+    lengths = (self._ITEMS > 0).sum(1)
+    cuts = np.maximum(lengths - horizon, 1)
+    monkeypatch.setattr(contexts, 'draw_cuts', lambda *_: cuts[:, None])
     model = _Model(
       next_item_twins.NextItemTwins(
         correlation.CorrelationLoss(_LAMBD),
@@ -117,13 +132,13 @@ class TestNextItemTwins:
       ]
 
     def reference(table):
-      contexts, targets = [], []
+      before, after = [], []
       for window in self._ITEMS:
         items = [item for item in window if item]
-        contexts.append(sum(table[item] for item in items[:-1]))
-        contexts[-1] = contexts[-1] / (len(items) - 1)
-        targets.append(table[items[-1]])
-      z = [np.array(contexts), np.array(targets)]
+        cut = max(len(items) - horizon, 1)
+        for values, part in ((before, items[:cut]), (after, items[cut:])):
+          values.append(sum(table[item] for item in part) / len(part))
+      z = [np.array(before), np.array(after)]
       if 'fourier_features' in options:
         z = [[row / np.sqrt(sum(row**2)) for row in rows] for rows in z]
         z = [np.cos(np.array(rows) @ frequencies + phases) for rows in z]
