@@ -11,7 +11,7 @@ Probes with 10 % of the labels, on all of validation. Resumable;
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, of
-          which `options` has 17, `leads` 26 and `encoders` 7; the 32 of
+          which `options` has 19, `leads` 28 and `encoders` 7; the 32 of
           `grid` take half the steps and 3.6 minutes each, 1.9 hours a seed.
 Expect:   a table on validation, a row for each variant.
 """
@@ -68,6 +68,7 @@ def _options() -> dict[str, dict]:
     'lambda_large': {'lambd': 0.2},
     'scaling_both': {'scaling': 'both'},
     'momentum': {'correlation_momentum': 0.9},
+    'momentum_half': {'correlation_momentum': 0.5},
     'mixed': {'mixed_weight': 5.0},
     'next_item_half': {'next_item_weight': 0.5},
     'next_item': {'next_item_weight': 1.0},
@@ -90,6 +91,10 @@ def _options() -> dict[str, dict]:
     'batch_32-momentum': {
       'batch_size': 32,
       'barlow_twins': {'correlation_momentum': 0.9},
+    },
+    'batch_32-momentum_half': {
+      'batch_size': 32,
+      'barlow_twins': {'correlation_momentum': 0.5},
     },
   }
 
