@@ -1,7 +1,7 @@
 """What the searches of configs/tune.py found: presets of a dataset.
 
 Each is the best of 20 trials on validation; all trials, with their commands,
-are in configs/searches/. Not a job by itself.
+are in configs/trials/. Not a job by itself.
 """
 
 # Dataset -> row of the table -> what it overrides.
