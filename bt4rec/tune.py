@@ -2,7 +2,8 @@
 
 A trial is a pre-training with drawn settings and a linear probe of every task,
 so a search is a study whose rows are its trials. The number of trials and of
-steps is the same whatever is searched, and no trial is cut short.
+steps is the same whatever is searched, and no trial is cut short. Before the
+first one comes what the search starts from, so that it cannot end below that.
 """
 
 import functools
@@ -26,6 +27,9 @@ _KINDS: dict[str, Callable] = {
   'log_uniform': lambda u, low, high: _round(low * (high / low) ** u),
   'choice': lambda u, *values: values[int(u * len(values))],
 }
+
+# Name of the trial that nothing is drawn for.
+_START = 'start'
 
 
 def _round(value: float) -> float:
@@ -147,11 +151,14 @@ def run(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
 
 
 def _draw_all(config: ConfigDict) -> dict[str, dict]:
-  """Name of each trial -> its settings."""
+  """Name of each trial -> its settings, of the start none."""
   search = config.tune
   return {
-    f'{search.row}-{trial}': draw(search.space.to_dict(), search.seed, trial)
-    for trial in range(search.num_trials)
+    f'{search.row}-{_START}': {},
+    **{
+      f'{search.row}-{trial}': draw(search.space.to_dict(), search.seed, trial)
+      for trial in range(search.num_trials)
+    },
   }
 
 
@@ -196,7 +203,7 @@ def _write_trials(directory, config, drawn, errors) -> list[dict]:
     found.setdefault(line['objective'], {})[line['task']] = line['validation']
   majority = _headlines(found.get('majority', {}))
   trials = []
-  for number, (name, values) in enumerate(drawn.items()):
+  for name, values in drawn.items():
     validation = found.get(name, {})
     # One that is not finished has no line yet.
     is_done = set(validation) == set(majority) == set(config.study.tasks)
@@ -204,7 +211,7 @@ def _write_trials(directory, config, drawn, errors) -> list[dict]:
       continue
     trials.append(
       {
-        'trial': number,
+        'trial': name.rpartition('-')[2],
         'objective': config.tune.row,
         'seed': config.tune.seed,
         'values': values,
@@ -240,9 +247,9 @@ def _describe(config: ConfigDict, trials: list[dict]) -> str:
     else:
       numbers = _headlines(trial['validation'])
       middle = [f'{trial["score"]:.3f}', *(f'{numbers[t]:.3f}' for t in tasks)]
-    rows.append([str(trial['trial']), *middle, values])
+    rows.append([trial['trial'], *middle, values])
   parts = [
-    f'# {config.dataset.name}: {len(trials)} trials of {config.tune.row}',
+    f'# {config.dataset.name}: {config.tune.row}, {len(trials)} trials',
     f'Validation, probes with {config.study.label_fractions[0]:.0%} of the '
     f'labels. Score: geometric mean over the tasks of the metric relative to '
     f'the majority class. Seed {config.tune.seed}.',

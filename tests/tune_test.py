@@ -108,16 +108,22 @@ class TestRun:
   def test_every_trial_has_a_line(self, searched):
     config, directory, _ = searched
     trials = workdir.read_lines(f'{directory}/trials.jsonl')
-    assert [trial['trial'] for trial in trials] == [0, 1]
+    assert [trial['trial'] for trial in trials] == ['start', '0', '1']
     results = workdir.read_lines(f'{directory}/results.jsonl')
     majority = {
       line['task']: line['validation']
       for line in results
       if line['objective'] == 'majority'
     }
-    for number, trial in enumerate(trials):
-      drawn = tune.draw(config.tune.space.to_dict(), 0, number)
-      assert trial['values']['optimizer'] == drawn['optimizer']
+    start = base.get_config()
+    for number, trial in enumerate(trials, -1):
+      drawn = {
+        'optimizer': {'learning_rate': start.optimizer.learning_rate},
+        'barlow_twins': {'projector': config.barlow_twins.projector},
+      }
+      if number >= 0:
+        drawn = tune.draw(config.tune.space.to_dict(), 0, number)
+      assert trial['values'] == (drawn if number >= 0 else {})
       assert set(trial['validation']) == set(presets.EVENT_TASKS)
       ratios = [
         trial['validation'][task][name] / majority[task][name]
@@ -128,7 +134,8 @@ class TestRun:
         )
       ]
       assert trial['score'] == pytest.approx(np.prod(ratios) ** (1 / 3))
-      ran = workdir.read_config(f'{directory}/pretrain/barlow_twins-{number}-0')
+      name = f'barlow_twins-{trial["trial"]}-0'
+      ran = workdir.read_config(f'{directory}/pretrain/{name}')
       assert ran.optimizer.learning_rate == drawn['optimizer']['learning_rate']
       assert (
         tuple(ran.barlow_twins.projector)
@@ -146,7 +153,9 @@ class TestRun:
     best = max(trials, key=lambda trial: trial['score'])
     _, _, fragment = text.partition('```python\n')
     row = ast.literal_eval('{' + fragment.partition('```')[0].strip() + '}')
-    values = tune.draw(config.tune.space.to_dict(), 0, best['trial'])
+    values = {}
+    if best['trial'] != 'start':
+      values = tune.draw(config.tune.space.to_dict(), 0, int(best['trial']))
     assert row == {'barlow_twins': {'objective': 'barlow_twins', **values}}
 
   def test_more_trials_go_on(self, searched, monkeypatch):
@@ -164,8 +173,8 @@ class TestRun:
     # A loss that is not finite is what came of the settings, and no failure.
     assert [path.rpartition('/')[2] for path in started] == ['barlow_twins-2-0']
     trials = workdir.read_lines(f'{directory}/trials.jsonl')
-    assert trials[:2] == before
-    assert trials[2]['score'] is None and 'nan' in trials[2]['error']
+    assert trials[:3] == before
+    assert trials[3]['score'] is None and 'nan' in trials[3]['error']
     assert '| 2 | The loss is nan.' in text
 
   def test_refuses_the_test_split(self, tmp_path):
