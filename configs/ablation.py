@@ -11,7 +11,7 @@ Probes with 10 % of the labels, on all of validation. Resumable;
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, of
-          which `options` has 19, `leads` 28 and `encoders` 7; the 32 of
+          which `options` has 19, `leads` 29 and `encoders` 7; the 32 of
           `grid` take half the steps and 3.6 minutes each, 1.9 hours a seed.
 Expect:   a table on validation, a row for each variant.
 """
@@ -164,6 +164,11 @@ def _leads() -> dict[str, dict]:
     ),
     'fourier': lead(
       predicted={'projector': (256,), 'fourier_features': 256},
+      optimizer={'item_table_rate': 10.0},
+    ),
+    'fourier-contexts_16': lead(
+      predicted={'projector': (256,), 'fourier_features': 256, 'contexts': 16},
+      encoder=causal,
       optimizer={'item_table_rate': 10.0},
     ),
     'linear-contexts_16': lead(
