@@ -133,6 +133,7 @@ _SIZES = {
     'study.rows': ('random', 'masks-plain-256'),
   },
   'ablation,leads': {**_STUDY, 'study.rows': ('random', 'base')},
+  'ablation,options': {**_STUDY, 'study.rows': ('random', 'base')},
 }
 _WORLD = {
   'dataset.synthetic.num_users': 40,
