@@ -107,7 +107,7 @@ def run(config: ConfigDict, directory: str, dataset: SequenceDataset) -> str:
 
   Returns:
     The trials as Markdown, the best first, and its settings as an entry for
-    configs/searches.py.
+    configs/presets.py.
 
   Raises:
     InputError: If the config is not valid.
@@ -261,12 +261,12 @@ def _describe(config: ConfigDict, trials: list[dict]) -> str:
 
 
 def _fragment(config: ConfigDict, best: dict) -> str:
-  """The best trial as a row of `FOUND` in configs/searches.py."""
+  """The best trial as a row of `pretrainings` in configs/presets.py."""
   overrides = _merged(config.tune.base, best['values']).to_dict()
   lines = pprint.pformat(overrides, width=72, sort_dicts=False).splitlines()
   body = '\n'.join(f'    {line}' for line in lines).lstrip()
   return (
-    f'For configs/searches.py (trial {best["trial"]}, score '
+    f'For configs/presets.py (trial {best["trial"]}, score '
     f'{best["score"]:.3f}):\n\n```python\n'
     f'    # Of configs/tune.py:{config.dataset.name},{config.tune.row}.\n'
     f"    '{config.tune.row}': {body},\n```"

@@ -2,8 +2,6 @@
 
 from ml_collections import ConfigDict
 
-from configs import searches
-
 DATASETS = ('synthetic', 'ml1m', 'ml20m', 'yelp', 'logs')
 # Made of the events alone; the last task needs a file of labels.
 EVENT_TASKS = ('next_item', 'next_category', 'favorite_category')
@@ -27,12 +25,8 @@ def pick(kind: str, name: str, valid) -> str:
   return name
 
 
-def pretrainings(dataset: str = '') -> dict[str, dict]:
-  """Row of the table -> what it overrides.
-
-  Args:
-    dataset: Whose searches have a say; '' is what all of them start from.
-  """
+def pretrainings() -> dict[str, dict]:
+  """Row of the table -> what it overrides."""
   corrected = {
     'learned_temperature': True,
     'log_q_correction': True,
@@ -65,13 +59,14 @@ def pretrainings(dataset: str = '') -> dict[str, dict]:
     'objective': 'next_item',
     'encoder': {'causal': True, 'pooling': 'last'},
   }
-  # By configs/README.md, too: the second term, of projections that are linear.
+  # By configs/README.md, too: with the second term, which compares by sines.
   twins_contexts = {
     'objective': 'barlow_twins',
     'barlow_twins': {
       'projector': (256,),
       'next_item_weight': 1.0,
       'contexts': 16,
+      'fourier_features': 256,
     },
     'encoder': {'causal': True, 'pooling': 'last'},
     'optimizer': {'item_table_rate': 10.0},
@@ -109,7 +104,6 @@ def pretrainings(dataset: str = '') -> dict[str, dict]:
       'item_loss': {'name': 'sampled', 'negatives_per': 'sequence'},
     },
     'vicreg': {'objective': 'vicreg'},
-    **searches.FOUND.get(dataset, {}),
   }
 
 

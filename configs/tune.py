@@ -11,7 +11,7 @@ Command:  launch/run.sh --config=configs/tune.py:ml1m,barlow_twins
           --workdir=runs/tune-ml1m-barlow_twins
 Hardware: CPU, one core; 5 minutes a trial of barlow_twins with the presets, 3
           of dual_encoder_tuned.
-Expect:   the best trial as a row for configs/searches.py.
+Expect:   the best trial as a row for configs/presets.py.
 """
 
 from ml_collections import ConfigDict

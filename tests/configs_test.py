@@ -26,7 +26,6 @@ from configs import (
   pretrain,
   quickstart,
   reproduce,
-  searches,
   study,
   tune,
 )
@@ -100,7 +99,6 @@ def test_overrides_name_existing_fields_only():
   config = base.get_config().lock()
   for overrides in (
     *presets.pretrainings().values(),
-    *(row for rows in searches.FOUND.values() for row in rows.values()),
     *presets.protocols().values(),
     *presets.blocks().values(),
   ):
