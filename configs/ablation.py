@@ -11,7 +11,7 @@ Probes with 10 % of the labels, on all of validation. Resumable;
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, of
-          which `options` has 19, `leads` 29 and `encoders` 7; the 32 of
+          which `options` has 25, `leads` 29 and `encoders` 7; the 32 of
           `grid` take half the steps and 3.6 minutes each, 1.9 hours a seed.
 Expect:   a table on validation, a row for each variant.
 """
@@ -86,6 +86,17 @@ def _options() -> dict[str, dict]:
     **{
       f'pooling_{pooling}': {'encoder': {'pooling': pooling}}
       for pooling in ('last', 'class_token')
+    },
+    **{
+      f'only_{name}': {'augment': {'order': (name,)}}
+      for name in (
+        'mask',
+        'segment_mask',
+        'permute',
+        'slice',
+        'substitute',
+        'insert',
+      )
     },
     'batch_32': {'batch_size': 32},
     'batch_32-momentum': {
