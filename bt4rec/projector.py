@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from bt4rec import ranking
 
@@ -60,22 +61,21 @@ class FourierFeatures(nn.Module):
 
   Attributes:
     width: Number of features.
-    dtype: Type of the matrix products.
     bandwidth: Of the kernel at first.
   """
 
   width: int
-  dtype: jnp.dtype = jnp.float32
   bandwidth: float = 0.7
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[batch, dim] -> [batch, width] float32, of mean square 1 or so."""
+    # In float32: of an angle of several turns bfloat16 leaves two digits.
     x = nn.Dense(
       self.width,
-      dtype=self.dtype,
+      precision=lax.Precision.HIGHEST,
       kernel_init=nn.initializers.normal(1 / self.bandwidth),
       bias_init=nn.initializers.uniform(2 * jnp.pi),
       name='frequencies',
     )(ranking.unit_length(x))
-    return jnp.cos(x.astype(jnp.float32)) * 2**0.5
+    return jnp.cos(x) * 2**0.5

@@ -48,7 +48,7 @@ class NextItemTwins(nn.Module):
     """`batch` has `items` [batch, length], `index` [batch] and `layout`."""
 
     shared = self.fourier_features and FourierFeatures(
-      self.fourier_features, self.dtype, name='fourier_features'
+      self.fourier_features, name='fourier_features'
     )
 
     def project(x, name):
