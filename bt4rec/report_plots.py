@@ -11,7 +11,8 @@ import numpy as np
 from bt4rec import figures, result_lines
 from bt4rec.result_lines import Row
 
-# Rows that look the same in every plot; others take what is left.
+# Rows that look the same in every plot, no more than there are colours; others
+# take what is left.
 _KNOWN = (
   'barlow_twins',
   'barlow_twins_contexts',
@@ -20,7 +21,6 @@ _KNOWN = (
   'dual_encoder_plain',
   'dual_encoder_public_code',
   'random',
-  'scratch',
 )
 # Of one axes, in inches: three side by side stay legible on a printed page.
 _WIDTH, _HEIGHT = 3.4, 3.0
