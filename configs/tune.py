@@ -3,7 +3,7 @@
 OBJECTIVE: a pre-training that has a space below. As many trials of as many
 steps for each, drawn at random from its space, each judged by linear probes of
 the three tasks with 10 % of the labels on all of validation; the test split is
-not looked at.
+not looked at. What they start from is judged first.
 Resumable; more --config.tune.num_trials go on. --config.study.processes=N runs
 N at a time.
 

@@ -507,6 +507,8 @@ def test_each_term_keeps_an_average_of_its_own():
     ('correlation_momentum', 1.0, r'momentum=1\.0 must be .*below 1'),
     ('mixed_weight', -1.0, r'barlow_twins\.mixed_weight=-1\.0 must be'),
     ('next_item_weight', -0.5, r'next_item_weight=-0\.5 must be'),
+    ('horizon', 0, r'horizon=0 must be at least 1'),
+    ('fourier_features', -1, r'fourier_features=-1 must be at least 0'),
   ],
 )
 def test_refuses_options_that_are_none(name, value, message):
