@@ -313,6 +313,22 @@ def test_direct_refuses_what_the_checkpoint_has_seen(
     downstream.run(config, str(tmp_path), dataset)
 
 
+@pytest.mark.parametrize('of_the_encoder', [True, False])
+def test_a_result_says_whom_its_encoder_has_seen(
+  of_the_encoder, dataset, tmp_path
+):
+  source = small_config(inductive=of_the_encoder, total_steps=2)
+  directory = tmp_path / 'pretrain'
+  directory.mkdir()
+  workdir.check_config(source, str(directory))
+  pretrain.run(source, str(directory), dataset)
+  # Of the job alone: an encoder has seen whom it has seen.
+  config = small_config('next_item', init_from=str(directory))
+  assert not config.inductive
+  result = downstream.run(config, str(tmp_path), dataset)
+  assert result['inductive'] == of_the_encoder
+
+
 def test_refuses_a_checkpoint_of_another_split(pretrained, tmp_path):
   config = small_config('next_item', init_from=pretrained['shared'])
   config.dataset.synthetic.seed = 1
