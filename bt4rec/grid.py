@@ -118,6 +118,8 @@ def cells(config: ConfigDict) -> list[Cell]:
     choose(f'stage of the axis {name}', axis.stage, _STAGES)
     for row in axis.rows:
       choose(f'row of the axis {name}', row, varied)
+    for place in axis.places:
+      choose(f'place of the axis {name}', place, axis.settings)
     for protocol in axis.protocols:
       choose(f'protocol of the axis {name}', protocol, _PROTOCOLS)
   grid: dict[Cell, None] = {}
@@ -151,7 +153,8 @@ def _main_grid(study: ConfigDict, seed: int) -> Iterator[Cell]:
 def _along_axes(config: ConfigDict, seed: int) -> Iterator[Cell]:
   study = config.study
   for name, axis in study.axes.items():
-    for row, setting in itertools.product(axis.rows, axis.settings):
+    places = axis.places or axis.settings
+    for row, setting in itertools.product(axis.rows, places):
       source = Cell('pretrain', row, '', 0.0, seed)
       if _STAGES[axis.stage]:
         source = _vary(config, source, name, setting)

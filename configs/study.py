@@ -101,6 +101,8 @@ def _axis(stage: str, rows: tuple[str, ...], settings: dict) -> dict:
     'label_fractions': (0.1,),
     # Place on the axis -> what is overridden there.
     'settings': settings,
+    # Places that are run; () is all.
+    'places': (),
   }
 
 
@@ -109,7 +111,13 @@ def _batch_sizes() -> dict:
   settings = {
     str(batch_size): {'batch_size': batch_size} for batch_size in _BATCH_SIZES
   }
-  rows = ('barlow_twins', 'dual_encoder_tuned', 'dual_encoder_plain')
+  rows = (
+    'barlow_twins',
+    'barlow_twins_contexts',
+    'dual_encoder_contexts',
+    'dual_encoder_tuned',
+    'dual_encoder_plain',
+  )
   return _axis('pretrain', rows, settings)
 
 

@@ -41,6 +41,7 @@ def _axis(stage, settings, **overrides):
     'protocols': ('probe',),
     'label_fractions': (0.5,),
     'settings': settings,
+    'places': (),
     **overrides,
   }
 
@@ -115,7 +116,19 @@ class TestCells:
     assert (source.task, source.batch_size, source.seed) == ('pretrain', 8, 3)
     # As many users.
     assert source.total_steps == 6
+    # Of several places those that are asked for.
+    config.study.axes.batch_size.settings = {
+      **settings,
+      '2': {'batch_size': 2},
+    }
+    config.study.axes.batch_size.places = ('2',)
+    assert [c.variant for c in grid.cells(config) if c.kind == 'probe'] == [
+      '',
+      '',
+      'batch_size=2',
+    ]
     # A row that is at 8 anyway is pre-trained once.
+    config.study.axes.batch_size.places = ('8', '16')
     config.study.rows = ()
     config.study.axes.batch_size.rows = ('other',)
     assert {c.directory for c in grid.cells(config) if not c.task} == {
@@ -154,6 +167,10 @@ class TestCells:
       ({'processes': 0}, 'study.processes=0'),
       ({'axes': {'a': _axis('train', {})}}, 'stage of the axis a'),
       ({'axes': {'a': _axis('pretrain', {}, rows=('x',))}}, 'row of the axis'),
+      (
+        {'axes': {'a': _axis('pretrain', {'8': {}}, places=('9',))}},
+        "place of the axis a '9'.*8",
+      ),
       # What is there already cannot be varied.
       (
         {
