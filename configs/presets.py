@@ -15,6 +15,22 @@ PROTOCOLS = (
   'oracle',
 )
 
+# Dataset -> row -> what a search of configs/tune.py found for it that is better
+# than the row as it is elsewhere; the trials are in configs/trials/.
+SEARCHED: dict[str, dict[str, dict]] = {
+  'yelp': {
+    'dual_encoder_contexts': {
+      'dual_encoder': {'min_context': 0.01},
+      'encoder': {'dropout': 0.083},
+      'optimizer': {
+        'learning_rate': 3.65e-4,
+        'item_table_rate': 15.0,
+        'weight_decay': 1.5e-6,
+      },
+    },
+  },
+}
+
 
 def pick(kind: str, name: str, valid) -> str:
   """Returns `name` if it is valid, else raises an error that lists all."""
@@ -25,8 +41,12 @@ def pick(kind: str, name: str, valid) -> str:
   return name
 
 
-def pretrainings() -> dict[str, dict]:
-  """Row of the table -> what it overrides."""
+def pretrainings(dataset: str = '') -> dict[str, dict]:
+  """Row of the table -> what it overrides.
+
+  Args:
+    dataset: With what a search found for it; '' is without.
+  """
   corrected = {
     'learned_temperature': True,
     'log_q_correction': True,
@@ -71,7 +91,7 @@ def pretrainings() -> dict[str, dict]:
     'encoder': {'causal': True, 'pooling': 'last'},
     'optimizer': {'item_table_rate': 10.0},
   }
-  return {
+  rows: dict[str, dict] = {
     'barlow_twins': {'objective': 'barlow_twins'},
     'barlow_twins_contexts': twins_contexts,
     'dual_encoder': tuned,
@@ -105,6 +125,11 @@ def pretrainings() -> dict[str, dict]:
     },
     'vicreg': {'objective': 'vicreg'},
   }
+  for name, found in SEARCHED.get(dataset, {}).items():
+    row = ConfigDict(rows[name])
+    row.update(found)
+    rows[name] = row.to_dict()
+  return rows
 
 
 def blocks() -> dict[str, dict]:

@@ -25,7 +25,7 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   objective, _, block = rest.partition(',')
   config = base.get_config()
   presets.set_dataset(config, dataset)
-  rows = presets.pretrainings()
+  rows = presets.pretrainings(dataset)
   row = presets.pick('objective', objective or 'barlow_twins', rows)
   override(config, rows[row])
   blocks = presets.blocks()

@@ -34,7 +34,7 @@ def get_config(arg: str = 'synthetic') -> ConfigDict:
   config.cold_start = (1, 2, 3, 5, 10, 20)
   config.study = ConfigDict()
   # Pre-training -> what it overrides; rows of the table may name them.
-  config.study.pretrainings = presets.pretrainings()
+  config.study.pretrainings = presets.pretrainings(dataset)
   # Row -> workdir of a pre-training that is there already, for every seed.
   config.study.encoders = ConfigDict()
   # Protocol -> what it overrides.

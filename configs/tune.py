@@ -173,7 +173,7 @@ def get_config(arg: str = 'synthetic,barlow_twins') -> ConfigDict:
   config.tune = ConfigDict()
   # What is searched, what it overrides in every trial, and its space.
   config.tune.row = row
-  config.tune.base = presets.pretrainings()[row]
+  config.tune.base = presets.pretrainings(dataset)[row]
   config.tune.space = spaces[row]
   # Besides the start; equal for all that are compared.
   config.tune.num_trials = 20

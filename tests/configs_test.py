@@ -97,12 +97,32 @@ def test_the_synthetic_group_is_the_world():
 
 def test_overrides_name_existing_fields_only():
   config = base.get_config().lock()
+  of_datasets = [presets.pretrainings(name) for name in presets.DATASETS]
   for overrides in (
-    *presets.pretrainings().values(),
+    *(row for rows in of_datasets for row in rows.values()),
     *presets.protocols().values(),
     *presets.blocks().values(),
   ):
     config.copy_and_resolve_references().lock().update(overrides)
+
+
+def test_what_a_search_found_is_of_its_dataset_and_row_alone():
+  rows, of_yelp = presets.pretrainings(), presets.pretrainings('yelp')
+  assert list(of_yelp) == list(rows)
+  changed = [name for name in rows if of_yelp[name] != rows[name]]
+  assert changed == list(presets.SEARCHED['yelp'])
+  row = of_yelp['dual_encoder_contexts']
+  # Its other settings are still those of the row.
+  assert row['dual_encoder']['min_context'] == 0.01
+  assert row['dual_encoder']['contexts'] == 16
+  assert row['encoder']['causal'] and row['encoder']['dropout'] == 0.083
+  # Whoever asks for the row gets them.
+  for config in (
+    pretrain.get_config('yelp,dual_encoder_contexts'),
+    study.get_config('yelp').study.pretrainings.dual_encoder_contexts,
+    tune.get_config('yelp,dual_encoder_contexts').tune.base,
+  ):
+    assert config.optimizer.item_table_rate == 15.0
 
 
 def test_every_field_of_base_has_a_comment():
