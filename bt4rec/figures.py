@@ -11,6 +11,7 @@ import numpy as np
 
 # Okabe and Ito's palette, told apart by colour-blind readers, darkest first
 # so that neighbours differ in grey too; https://jfly.uni-koeln.de/color/.
+# Their black is followed by a grey, for what is none of a picture's subjects.
 COLORS = (
   '#0072b2',
   '#d55e00',
@@ -19,15 +20,16 @@ COLORS = (
   '#56b4e9',
   '#e69f00',
   '#000000',
+  '#808080',
 )
-MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '*')
 LINES = ('-', '--', '-.', ':')
 HATCHES = ('', '///', '...', 'xxx')
 _DPI = 150
 
 
 def series_style(number: int) -> dict:
-  """Colour, marker and dash of a series; no two of the first 28 are alike.
+  """Colour, marker and dash of a series; no two of the first 32 are alike.
 
   Args:
     number: Place of the series among those of the picture, from 0.
@@ -43,7 +45,7 @@ def series_style(number: int) -> dict:
 
 
 def bar_style(number: int) -> dict:
-  """Colour and hatch of a series; no two of the first 28 are alike.
+  """Colour and hatch of a series; no two of the first 32 are alike.
 
   Args:
     number: Place of the series among those of the picture, from 0.

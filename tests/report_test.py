@@ -414,7 +414,7 @@ class TestPlots:
       if len(found) == 4
     ]
     assert len(set(looks)) == len(looks) == 12
-    assert len({color for color, _ in looks}) == 7  # The palette.
+    assert len({color for color, _ in looks}) == 8  # The palette.
 
   def test_popularity(self, lines):
     figure = report_plots.accuracy_by_popularity(lines)
