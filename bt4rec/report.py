@@ -61,7 +61,7 @@ def to_markdown(sections: list[Section], with_plots: bool = False) -> str:
     for picture in section.pictures if with_plots else []:
       parts.append(f'![{picture.title}](plots/{picture.name}.png)')
       parts.append(f'*{picture.title}.* {picture.caption}')
-    parts += map(_table, section.variants)
+    parts += map(_table, section.details)
     facts = section.provenance.items()
     parts.append('\n'.join(f'- {name}: {fact}' for name, fact in facts))
   return '\n\n'.join(parts) + '\n'

@@ -53,7 +53,7 @@ class Section:
     notes: Paragraphs that say what the tables show.
     tables: The main tables.
     pictures: The plots.
-    variants: Tables of what a study varied.
+    details: Tables of short inputs, and of what a study varied.
     provenance: Name -> what the results were made of and with.
   """
 
@@ -61,7 +61,7 @@ class Section:
   notes: list[str]
   tables: list[report_tables.Table]
   pictures: list[Picture]
-  variants: list[report_tables.Table]
+  details: list[report_tables.Table]
   provenance: dict[str, str]
 
 
@@ -85,7 +85,10 @@ def make_sections(lines: list[dict], with_plots: bool) -> list[Section]:
         _notes(of_dataset, tables),
         tables,
         _pictures(dataset, of_dataset) if with_plots else [],
-        report_tables.variant_tables(of_dataset),
+        [
+          *report_tables.cold_start_tables(of_dataset),
+          *report_tables.variant_tables(of_dataset),
+        ],
         _provenance(of_dataset),
       )
     )

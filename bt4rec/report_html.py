@@ -136,7 +136,7 @@ def _section(number: int, section: Section) -> str:
       notes,
       *map(_table, section.tables),
       *(_figure(section.dataset, picture) for picture in section.pictures),
-      *map(_table, section.variants),
+      *map(_table, section.details),
       f'<h3>Provenance</h3>\n<dl>{facts}</dl>',
       '</section>',
     ]

@@ -2,11 +2,9 @@
 
 import dataclasses
 import itertools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from bt4rec import figures, result_lines
 from bt4rec.result_lines import Row
@@ -313,7 +311,7 @@ def _panels(rows: dict[Row, list[dict]], points_of) -> list[_Panel]:
   lines = [line for found in rows.values() for line in found]
   panels = []
   for task, of_task in result_lines.by_task(lines).items():
-    fraction = _usual_fraction(of_task)
+    fraction = result_lines.usual_fraction(of_task)
     series = _collect(
       point
       for row, found in rows.items()
@@ -325,12 +323,6 @@ def _panels(rows: dict[Row, list[dict]], points_of) -> list[_Panel]:
     title = f'{name}, {100 * fraction:g}% labels'
     panels.append(_Panel(title, _metric(of_task), series))
   return panels
-
-
-def _usual_fraction(lines: list[dict]) -> float:
-  """The label fraction with the most lines, of several the one near 10 %."""
-  counts = Counter(line['label_fraction'] for line in lines)
-  return max(counts, key=lambda f: (counts[f], -abs(np.log(f / 0.1))))
 
 
 def _metric(lines: list[dict]) -> str:

@@ -80,6 +80,42 @@ def variant_tables(lines: list[dict]) -> list[Table]:
   return tables
 
 
+def cold_start_tables(lines: list[dict]) -> list[Table]:
+  """Accuracy with inputs cut to their newest events, and with the whole input.
+
+  Args:
+    lines: Lines of one dataset, with the key `cold_start` where measured.
+
+  Returns:
+    A table for each task where it was measured, at the label fraction with the
+    most lines.
+  """
+  measured = [line for line in lines if line.get('cold_start')]
+  rows = result_lines.main_rows(result_lines.by_row(measured))
+  tables = []
+  for task, of_task in result_lines.by_task(measured).items():
+    fraction = result_lines.usual_fraction(of_task)
+    cuts = sorted({int(k) for line in of_task for k in line['cold_start']})
+    body = []
+    for row, cells in _of_task(rows, task).items():
+      found = cells.get(fraction, [])
+      of_cuts = [
+        [
+          result_lines.headline(line, line['cold_start'][str(k)])
+          for line in found
+          if str(k) in line['cold_start']
+        ]
+        for k in cuts
+      ]
+      whole = [result_lines.headline(line) for line in found]
+      values = [_mean_std(numbers) for numbers in (*of_cuts, whole)]
+      body.append([row.name, str(len(found)), *values])
+    title = f'{title_of(of_task)}, {format_share(fraction)} labels'
+    columns = [f'newest {k}' for k in cuts]
+    tables.append(Table([title, 'seeds', *columns, 'whole input'], body))
+  return tables
+
+
 def title_of(lines: list[dict]) -> str:
   """What is measured: 'next_item: recall@10', of one task's lines."""
   task = result_lines.task_name(lines[0])
@@ -114,7 +150,10 @@ def _task_table(title: str, rows: dict[Row, dict[float, list[dict]]]) -> Table:
       [
         row.name,
         ' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]]))),
-        *(_mean_std(cells.get(f, [])) for f in fractions),
+        *(
+          _mean_std([result_lines.headline(line) for line in cells.get(f, [])])
+          for f in fractions
+        ),
       ]
     )
   labels = [f'{format_share(f)} labels' for f in fractions]
@@ -167,8 +206,7 @@ def _match(own: Row, objective: str, rows) -> Row | None:
   return found[0] if found else None
 
 
-def _mean_std(lines: list[dict]) -> str:
-  values = [result_lines.headline(line) for line in lines]
+def _mean_std(values: list[float]) -> str:
   if not values:
     return ''
   if len(values) == 1:

@@ -8,7 +8,7 @@ is, or its copy.
 import dataclasses
 import functools
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -96,6 +96,12 @@ def headline(line: dict, numbers: dict | None = None) -> float:
   if numbers is None:
     numbers = line['metrics'] or line['validation']
   return numbers[HEADLINES[line['task']]]
+
+
+def usual_fraction(lines: list[dict]) -> float:
+  """The label fraction with the most lines, of several the one near 10 %."""
+  counts = Counter(line['label_fraction'] for line in lines)
+  return max(counts, key=lambda f: (counts[f], -abs(np.log(f / 0.1))))
 
 
 def task_name(line: dict) -> str:

@@ -96,6 +96,26 @@ class TestTables:
     # What they are compared with.
     assert '| barlow_twins, probe | 2 | 0.215 ±' in variants
 
+  def test_short_inputs_have_a_table_beside_their_plot(self, tmp_path):
+    text = report.make_report([write(tmp_path, report_results.study())])
+    title = '| next_category: accuracy@1, 10% labels | seeds '
+    table = text.partition(title)[2].split('\n\n')[0].split('\n')
+    assert table[0] == '| newest 1 | newest 10 | newest 20 | whole input |'
+    # .2 * 1 / 20, .2 * 10 / 20 and .2 with both seeds; .21 and .22.
+    assert (
+      '| barlow_twins, probe | 2 | 0.010 ± 0.000 | 0.100 ± 0.000 '
+      '| 0.200 ± 0.000 | 0.215 ± 0.007 |'
+    ) in table
+    assert not any('=' in row for row in table)  # No variants.
+    without = [line('random', 0.1), line('majority', 0.1)]
+    for one, cut in zip(without, ({}, {'5': {'recall@10': 0.04}}), strict=True):
+      one['cold_start'] = cut
+    text = report.make_report([write(tmp_path / 'other', without)])
+    table = text.partition('newest 5')[2]
+    # One seed, of a row that was measured.
+    assert '| majority, probe | 1 | 0.040 | 0.100 |' in table
+    assert 'random' not in table.split('\n\n')[0]
+
   def test_pre_trainings_that_differ_are_rows_of_their_own(self, tmp_path):
     directories = [
       write(
@@ -494,7 +514,7 @@ class TestFiles:
     (section,) = report_content.make_sections(
       result_lines.read_results([str(workdir)]), with_plots=False
     )
-    for table in section.tables + section.variants:
+    for table in section.tables + section.details:
       for row in table.rows:
         assert row[0] in page.cells
         assert set(filter(None, row)) <= set(page.cells)
