@@ -56,9 +56,36 @@ def probe_table(item_table: jax.Array) -> jax.Array:
   Args:
     item_table: [num_items, dim] float.
   """
-  spread = item_table.std(0, keepdims=True) + 1e-6
   centred = item_table - item_table.mean(0, keepdims=True)
-  return centred / spread / item_table.shape[1] ** 0.5
+  return centred / _scale(item_table)[None]
+
+
+def _scale(item_table: jax.Array) -> jax.Array:
+  return (item_table.std(0) + 1e-6) * item_table.shape[1] ** 0.5
+
+
+def unconditioned(
+  params: dict, batch_stats: dict, item_table: jax.Array | None = None
+) -> dict:
+  """A probe's head as one of embeddings and items as they are.
+
+  Args:
+    params: Of a `Head` on standardised embeddings.
+    batch_stats: `mean` and `std`, each [dim], they were standardised by.
+    item_table: [num_items, dim], of whose `probe_table` the outputs are scored
+      against; None for a classification.
+
+  Returns:
+    Parameters of a `Head` with the same logits; or the same scores but for a
+    number that all items of a user have in common.
+  """
+  linear = params['linear']
+  kernel = linear['kernel'] / batch_stats['std'][:, None]
+  bias = linear['bias'] - batch_stats['mean'] @ kernel
+  if item_table is not None:
+    scale = _scale(item_table)
+    kernel, bias = kernel / scale[None], bias / scale
+  return {'linear': {'kernel': kernel, 'bias': bias}}
 
 
 @jax.jit

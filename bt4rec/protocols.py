@@ -1,6 +1,7 @@
 """The protocols: how labels are used, and the rows that need none."""
 
 import dataclasses
+import os
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from bt4rec.supervised import (
   Outcome,
   Setting,
   cross_entropy,
+  fit,
   head_and_tables,
   init_head,
   outcome_of,
@@ -57,8 +59,15 @@ def _refuse_init(config: ConfigDict) -> None:
 
 def probe(setting: Setting) -> Outcome:
   """A linear head on a frozen encoder."""
+  encoder = load_init(setting.config, setting.task)
+  return train_and_test(*_make_probe(setting, encoder))
+
+
+def _make_probe(
+  setting: Setting, encoder: encode.Encoder
+) -> tuple[Setting, Model]:
+  """A linear head on an encoder, with the examples it is trained on."""
   config, task, cache = setting.config, setting.task, setting.cache
-  encoder = load_init(config, task)
   name = f'{config.init_from} {config.init_step}'
   if not config.init_from:
     name = f'random {config.seed}'
@@ -100,7 +109,33 @@ def probe(setting: Setting) -> Outcome:
       'encoder_digest': encoder.digest(),
     },
   )
-  return train_and_test(setting, model)
+  return setting, model
+
+
+def _fit_head(setting: Setting, encoder: encode.Encoder) -> dict:
+  """A probe's head, for embeddings and items as they are.
+
+  A head of zeros bends the encoder before it is of use itself, and how long
+  that takes depends on the scale of the pre-training's item table. From a
+  fitted one the worst that validation can choose is the probe: linear probing,
+  then fine-tuning (Kumar et al., 2022, https://arxiv.org/abs/2202.10054).
+  """
+  own = setting.config.copy_and_resolve_references()
+  fields = dict(own.head)
+  own.optimizer.update(
+    {key: fields.pop(key) for key in ('learning_rate', 'warmup_steps')}
+  )
+  own.update({**fields, 'protocol': 'probe'})
+  directory = os.path.join(setting.directory, 'head')
+  setting, model = _make_probe(
+    dataclasses.replace(setting, config=own, directory=directory), encoder
+  )
+  state = fit(setting, model)
+  return heads.unconditioned(
+    state.params['head'],
+    state.batch_stats,
+    encoder.item_table if setting.task.is_ranking else None,
+  )
 
 
 def finetune(setting: Setting) -> Outcome:
@@ -116,6 +151,10 @@ def finetune(setting: Setting) -> Outcome:
   encoder = load_init(config, task)
   vocabulary.save(setting.directory, task.dataset.catalogue)
   head, tables = head_and_tables(task, encoder.dim)
+  if config.protocol == 'finetune' and config.head.total_steps:
+    head_params = _fit_head(setting, encoder)
+  else:
+    head_params = init_head(setting, head, encoder.dim)
   offsets = task.dataset.offsets
   events = features.events_of(task.dataset, encoder.features)
 
@@ -144,7 +183,7 @@ def finetune(setting: Setting) -> Outcome:
   model = Model(
     params={
       'encoder': encoder.params,
-      'head': init_head(setting, head, encoder.dim),
+      'head': head_params,
     },
     loss_fn=loss_fn,
     rows={

@@ -167,27 +167,38 @@ def outcome_of(
   )
 
 
-def train_and_test(setting: Setting, model: Model) -> Outcome:
-  """Trains, restores the best step by validation loss, tests once."""
-  task = setting.task
-
-  def numbers_of(state: TrainState, examples: Examples):
-    h = model.embed(examples, state.params)
-    head = model.head_of(state.params, state.batch_stats)
-    return evaluate.evaluate(
-      task,
-      examples,
-      lambda rows: head(h[rows]),
-      head.candidates,
-      setting.config.exclude_seen,
-    )
+def fit(setting: Setting, model: Model) -> TrainState:
+  """Trains; returns the best step by validation loss."""
 
   def validate(state: TrainState) -> dict[str, float]:
-    numbers, _ = numbers_of(state, setting.validation)
+    numbers, _ = _numbers_of(setting, model, state, setting.validation)
     return {f'validation_{key}': value for key, value in numbers.items()}
 
   state, _ = train.fit(_make_job(setting, model, validate), setting.directory)
-  return outcome_of(setting, functools.partial(numbers_of, state))
+  return state
+
+
+def train_and_test(setting: Setting, model: Model) -> Outcome:
+  """Trains, restores the best step by validation loss, tests once."""
+  state = fit(setting, model)
+  return outcome_of(
+    setting, functools.partial(_numbers_of, setting, model, state)
+  )
+
+
+def _numbers_of(
+  setting: Setting, model: Model, state: TrainState, examples: Examples
+) -> tuple[dict[str, float], np.ndarray]:
+  """Metrics and outcomes of a state."""
+  h = model.embed(examples, state.params)
+  head = model.head_of(state.params, state.batch_stats)
+  return evaluate.evaluate(
+    setting.task,
+    examples,
+    lambda rows: head(h[rows]),
+    head.candidates,
+    setting.config.exclude_seen,
+  )
 
 
 def _make_job(setting: Setting, model: Model, validate) -> train.Job:

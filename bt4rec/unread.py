@@ -60,10 +60,19 @@ def _task(config: ConfigDict) -> type[tasks.Task] | None:
   return tasks.TASKS.get(config.task)
 
 
+def _finetunes(config: ConfigDict) -> bool:
+  return _is_downstream(config) and config.protocol == 'finetune'
+
+
+def _fits_head(config: ConfigDict) -> bool:
+  is_probe = _protocol(config) is protocols.probe
+  return is_probe or (_finetunes(config) and config.head.total_steps != 0)
+
+
 def _samples_positions(config: ConfigDict) -> bool:
   task = _task(config)
-  is_probe = _protocol(config) is protocols.probe
-  return task is not None and is_probe and not task.is_user_level
+  is_of_events = task is not None and not task.is_user_level
+  return is_of_events and _fits_head(config)
 
 
 def _ranks(config: ConfigDict) -> bool:
@@ -202,7 +211,19 @@ _RULES = (
   _Rule(
     ('max_probe_examples',),
     _samples_positions,
-    'a probe of next_item or next_category',
+    'a probe or fine-tuning of next_item or next_category',
+  ),
+  _Rule(('head',), _finetunes, 'protocol=finetune'),
+  _Rule(
+    (
+      'head.batch_size',
+      'head.eval_every_steps',
+      'head.patience',
+      'head.learning_rate',
+      'head.warmup_steps',
+    ),
+    _fits_head,
+    'head.total_steps above 0',
   ),
   _Rule(
     ('cold_start',),

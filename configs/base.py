@@ -301,6 +301,16 @@ def get_config() -> ConfigDict:
   # the pre-training itself predicts as next_item, no labels), or the untrained
   # 'majority' (popularity for next_item) and 'oracle' (synthetic).
   config.protocol = 'probe'
+  # A fine-tuning starts from the head of a linear probe, fitted with these.
+  config.head = ConfigDict()
+  # 0 starts from a head of zeros.
+  config.head.total_steps = 1_000
+  config.head.batch_size = 512
+  config.head.eval_every_steps = 50
+  # As of the field of this name.
+  config.head.patience = 4
+  config.head.learning_rate = 3e-3
+  config.head.warmup_steps = 200
   # Workdir of the pre-training; '' is a random encoder (probe). A
   # pre-training with another goes on with its encoder, under an objective and
   # an optimizer of its own.

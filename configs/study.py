@@ -8,8 +8,7 @@ is a line of results.jsonl. --config.study.processes=N runs N at a time.
 Command:  launch/run.sh --config=configs/study.py:ml1m
           --workdir=runs/study-ml1m --config.study.finetune="()"
           --config.packing.enabled=False
-Hardware: CPU; about 90 core-minutes without the rows `scratch`,
-          `barlow_twins_contexts` and `dual_encoder_contexts`.
+Hardware: CPU; about 90 core-minutes without the row `scratch`.
 Expect:   the tables of README.md.
 """
 

@@ -125,6 +125,13 @@ def test_what_a_search_found_is_of_its_dataset_and_row_alone():
     assert config.optimizer.item_table_rate == 15.0
 
 
+def test_a_fine_tuning_fits_its_head_as_a_probe_is_fitted():
+  probe, head = presets.protocols()['probe'], base.get_config().head.to_dict()
+  for field, value in {**probe, **probe['optimizer']}.items():
+    assert head.pop(field, value) == value, field
+  assert not head
+
+
 def test_every_field_of_base_has_a_comment():
   lines = pathlib.Path(base.__file__).read_text().splitlines()
   for number, line in enumerate(lines):

@@ -25,6 +25,7 @@ from bt4rec import (
 )
 from bt4rec.errors import InputError
 from configs import base, presets
+from tests import tiny
 
 
 def small_config(task='pretrain', **overrides):
@@ -47,6 +48,8 @@ def small_config(task='pretrain', **overrides):
   config.log_every_steps = 2
   config.optimizer.warmup_steps = 1
   config.update_from_flattened_dict(overrides)
+  if config.protocol == 'finetune':
+    config.head.update(tiny.HEAD)
   return config
 
 
@@ -311,6 +314,40 @@ def test_direct_refuses_what_the_checkpoint_has_seen(
   config.inductive = True
   with pytest.raises(InputError, match='pre-trained on all users'):
     downstream.run(config, str(tmp_path), dataset)
+
+
+@pytest.mark.parametrize(
+  'task, metric', [('next_item', 'recall@10'), ('next_category', 'accuracy@1')]
+)
+def test_a_fine_tuning_starts_from_the_head_of_a_probe(
+  task, metric, dataset, pretrained, tmp_path
+):
+  for name in ('probe', 'tuned', 'zeros'):
+    (tmp_path / name).mkdir()
+  fitted = {'total_steps': 40, 'batch_size': 64, 'eval_every_steps': 10}
+  rates = {'learning_rate': 0.01, 'warmup_steps': 2}
+  source = pretrained['shared']
+  # The loss of so small an encoder is best at step 0.
+  common = {'init_from': source, 'select_by': metric}
+  config = small_config(task, **common, **fitted, patience=4)
+  config.optimizer.update(rates)
+  probe = downstream.run(config, str(tmp_path / 'probe'), dataset)
+  config = small_config(task, **common, protocol='finetune')
+  config.head.update(fitted | rates)
+  # Of what follows nothing is left.
+  config.update(total_steps=2, eval_every_steps=1)
+  config.optimizer.learning_rate = 1e-9
+  tuned = downstream.run(config, str(tmp_path / 'tuned'), dataset)
+  np.testing.assert_allclose(
+    tuned['metrics']['loss'], probe['metrics']['loss'], rtol=1e-4
+  )
+  same = np.mean(np.equal(tuned['outcomes'], probe['outcomes']))
+  assert same > 0.95  # But for ranks that rounding decides.
+  # Without it: as an untrained head.
+  config.head.total_steps = 0
+  zeros = downstream.run(config, str(tmp_path / 'zeros'), dataset)
+  same = np.mean(np.equal(zeros['outcomes'], probe['outcomes']))
+  assert same < 0.9
 
 
 @pytest.mark.parametrize('of_the_encoder', [True, False])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from bt4rec import heads, optimizer, supervised
 from configs import base, presets
@@ -50,3 +51,25 @@ def test_a_probe_of_items_converges():
     lambda carry: jax.lax.scan(step, carry, length=steps)
   )((params, update.init(params)))
   assert loss_of(params) < of_truth
+
+
+@pytest.mark.parametrize('is_ranking', [True, False])
+def test_a_head_of_raw_embeddings_scores_as_the_probe_does(is_ranking):
+  rng = np.random.default_rng(0)
+  h = rng.normal(3.0, [0.1, 2.0, 30.0], (5, 3))
+  table = rng.normal(-1.0, [5.0, 0.2, 1.0], (7, 3))
+  stats = {'mean': h.mean(0), 'std': h.std(0)}
+  linear = {'kernel': rng.normal(size=(3, 3)), 'bias': rng.normal(size=3)}
+  # The probe, by hand.
+  outputs = (h - h.mean(0)) / h.std(0) @ linear['kernel'] + linear['bias']
+  found = heads.unconditioned(
+    {'linear': linear}, stats, jnp.asarray(table) if is_ranking else None
+  )['linear']
+  raw = h @ np.asarray(found['kernel']) + np.asarray(found['bias'])
+  if not is_ranking:
+    np.testing.assert_allclose(raw, outputs, rtol=1e-4)
+    return
+  scores = outputs @ ((table - table.mean(0)) / table.std(0) / 3**0.5).T
+  # All items of a user have what is left in common.
+  left = raw @ table.T - scores
+  np.testing.assert_allclose(left, np.tile(left[:, :1], (1, 7)), atol=1e-4)

@@ -202,7 +202,7 @@ def test_every_module_that_is_named_exists(document):
 
 @pytest.mark.parametrize('document', _DOCUMENTS)
 def test_every_config_key_that_is_named_exists(document):
-  config = study.get_config()
+  config = study.get_config('synthetic,full')
   groups = '|'.join(key for key in config if hasattr(config[key], 'keys'))
   text = (_ROOT / document).read_text()
   named = re.findall(r'--config\.([a-z_0-9.]+)', text)
@@ -217,6 +217,9 @@ def test_every_config_key_that_is_named_exists(document):
     for part in key.split('.'):
       assert part in node, key
       node = node[part]
+
+
+_DRAW = runpy.run_path(str(_ROOT / 'launch' / 'figures' / 'results.py'))
 
 
 def _table(header: str) -> list[list[str]]:
@@ -258,15 +261,16 @@ def test_every_augmentation_is_named():
 
 def test_the_rows_of_results_are_rows_of_a_study():
   config = study.get_config()
-  known = {*config.study.rows, *config.study.pretrainings}
-  for header in (
-    '| next_item: recall@10 |',
-    '| next_category: accuracy@1 |',
-    '| favorite_category: accuracy@1 |',
-  ):
-    for row in _table(header):
-      name = row[0].removeprefix('gain over ').partition(',')[0]
-      assert name in known, row
+  known = {
+    *(*config.study.rows, *config.study.pretrainings),
+    'the better of plain and tuned',
+  }
+  for heading in _DRAW['SECTIONS'].values():
+    for row in _DRAW['table_of'](_README, heading).splitlines():
+      name = row.strip('| ').partition(' | ')[0]
+      if not re.match(r'---|\w+: ', name):
+        for of_row in name.removeprefix('gain of ').split(' over '):
+          assert of_row.partition(',')[0] in known, row
 
 
 def test_the_layout_names_every_file_once_and_no_other():
@@ -334,26 +338,31 @@ def test_the_citation_is_of_this_version():
   assert ' and '.join(names) in re.sub(r'\s+', ' ', found['bibtex'])
 
 
-class TestPicture:
-  _DRAW = runpy.run_path(str(_ROOT / 'launch' / 'figures' / 'ml1m.py'))
+class TestPictures:
+  @pytest.mark.parametrize('picture', _DRAW['SECTIONS'])
+  def test_each_is_of_the_tables_that_stand_in_the_readme(self, picture):
+    table = _DRAW['table_of'](_README, _DRAW['SECTIONS'][picture])
+    assert f'launch/figures/{picture}.png' in _README
+    assert (
+      _DRAW['digest_of'](table).encode()
+      in _DRAW['path_of'](picture).read_bytes()
+    ), 'the table has changed: run launch/figures/results.py'
 
-  def test_it_is_of_the_table_that_stands_in_the_readme(self):
-    table = self._DRAW['table_of'](_README)
-    picture = (_ROOT / 'launch' / 'figures' / 'ml1m.png').read_bytes()
-    assert self._DRAW['digest_of'](table).encode() in picture, (
-      'the table has changed: run launch/figures/ml1m.py'
-    )
-
-  def test_its_lines_have_the_figures_of_the_table(self):
-    lines = self._DRAW['lines_of'](self._DRAW['table_of'](_README))
+  def test_lines_have_the_figures_of_the_table(self):
+    table = """| next_item: recall@10 | 1% labels | 10% labels |
+| --- | --- | --- |
+| majority | 0.035 ± 0.000 | 0.036 ± 0.000 |
+| random, probe | 0.004 ± 0.001 | 0.005 |
+| gain of random, probe over majority, probe | +1.0% [-1, +2] | -3.0% |
+"""
+    lines = _DRAW['lines_of'](table)
+    # Three seeds of each of three cells, and one of the last.
+    assert len(lines) == 10
     of_cell = [
-      line['metrics']['accuracy@1']
+      line['metrics']['recall@10']
       for line in lines
-      if (line['task'], line['objective'], line['label_fraction'])
-      == ('favorite_category', 'barlow_twins', 0.1)
+      if (line['objective'], line['label_fraction']) == ('random', 0.01)
     ]
-    # | barlow_twins, probe | 0.349 ± 0.034 | 0.451 ± 0.009 | ...
-    np.testing.assert_allclose(np.mean(of_cell), 0.451)
-    np.testing.assert_allclose(np.std(of_cell, ddof=1), 0.009)
-    # Six rows with three fractions and one with one, of three tasks and seeds.
-    assert len(lines) == (6 * 3 + 1) * 3 * 3
+    np.testing.assert_allclose(np.mean(of_cell), 0.004)
+    np.testing.assert_allclose(np.std(of_cell, ddof=1), 0.001)
+    assert {line['protocol'] for line in lines} == {'majority', 'probe'}

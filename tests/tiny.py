@@ -14,6 +14,14 @@ WORLD = {
   'max_events': 14,
 }
 
+# Fields of the group `head`, which fine-tuning reads.
+HEAD = {
+  'total_steps': 4,
+  'batch_size': 8,
+  'eval_every_steps': 2,
+  'warmup_steps': 1,
+}
+
 
 def dataset() -> SequenceDataset:
   """40 users with 8 to 14 events of 30 items."""
@@ -44,4 +52,6 @@ def config(**overrides) -> ConfigDict:
   )
   tiny.barlow_twins.projector = (10, 11)
   tiny.update(overrides)
+  if tiny.protocol == 'finetune':
+    tiny.head.update(HEAD)
   return tiny
