@@ -122,10 +122,18 @@ def _fit_head(setting: Setting, encoder: encode.Encoder) -> dict:
   """
   own = setting.config.copy_and_resolve_references()
   fields = dict(own.head)
+  if fields['warmup_steps'] >= fields['total_steps']:
+    raise InputError(
+      f'head.warmup_steps={fields["warmup_steps"]} must be less than '
+      f'head.total_steps={fields["total_steps"]}; lower '
+      f'--config.head.warmup_steps.'
+    )
   own.optimizer.update(
     {key: fields.pop(key) for key in ('learning_rate', 'warmup_steps')}
   )
-  own.update({**fields, 'protocol': 'probe'})
+  # Of the fine-tuning's own steps.
+  own.update({'keep_steps': (), 'checkpoint_every_steps': 0})
+  own.update({**fields, 'protocol': 'probe', 'steps_per_call': 1})
   directory = os.path.join(setting.directory, 'head')
   setting, model = _make_probe(
     dataclasses.replace(setting, config=own, directory=directory), encoder

@@ -299,6 +299,22 @@ def test_refuses_a_scope_that_contains_held_out_events(
   downstream.run(config, str(tmp_path), dataset)
 
 
+def test_the_steps_of_a_fine_tuning_are_not_those_of_its_head(
+  dataset, pretrained, tmp_path
+):
+  config = small_config(
+    'next_category', protocol='finetune', init_from=pretrained['shared']
+  )
+  # More and other steps than the four of the head.
+  config.update(total_steps=6, eval_every_steps=3, steps_per_call=3)
+  config.update(log_every_steps=3, health_every_steps=3)
+  config.update(keep_steps=(6,), checkpoint_every_steps=3)
+  downstream.run(config, str(tmp_path), dataset)
+  config.head.warmup_steps = 4
+  with pytest.raises(InputError, match=r'lower --config\.head\.warmup_steps'):
+    downstream.run(config, str(tmp_path / 'head'), dataset)
+
+
 def test_direct_needs_item_scores(dataset, pretrained, tmp_path):
   config = small_config(
     'next_item', protocol='direct', init_from=pretrained['shared']
