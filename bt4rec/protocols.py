@@ -17,8 +17,10 @@ from bt4rec import (
   features,
   heads,
   initial_encoder,
+  optimizer,
   pipeline,
   ranking,
+  train,
   vocabulary,
 )
 from bt4rec.errors import InputError
@@ -122,12 +124,10 @@ def _fit_head(setting: Setting, encoder: encode.Encoder) -> dict:
   """
   own = setting.config.copy_and_resolve_references()
   fields = dict(own.head)
-  if fields['warmup_steps'] >= fields['total_steps']:
-    raise InputError(
-      f'head.warmup_steps={fields["warmup_steps"]} must be less than '
-      f'head.total_steps={fields["total_steps"]}; lower '
-      f'--config.head.warmup_steps.'
-    )
+  # What is wrong is refused before the head is trained, not after.
+  _check_head(own.head)
+  train.settings(setting.config)
+  optimizer.make_schedule(setting.config.optimizer, setting.config.total_steps)
   own.optimizer.update(
     {key: fields.pop(key) for key in ('learning_rate', 'warmup_steps')}
   )
@@ -144,6 +144,21 @@ def _fit_head(setting: Setting, encoder: encode.Encoder) -> dict:
     state.batch_stats,
     encoder.item_table if setting.task.is_ranking else None,
   )
+
+
+def _check_head(head: ConfigDict) -> None:
+  """By their own names; a training would call them the optimizer's."""
+  if not 0 <= head.warmup_steps < head.total_steps:
+    raise InputError(
+      f'head.warmup_steps={head.warmup_steps} must be at least 0 and less than '
+      f'head.total_steps={head.total_steps}; change '
+      f'--config.head.warmup_steps, or take 0 steps for a head of zeros.'
+    )
+  if head.eval_every_steps < 1 or head.batch_size < 1:
+    raise InputError(
+      f'head.eval_every_steps={head.eval_every_steps} and head.batch_size='
+      f'{head.batch_size} must be at least 1.'
+    )
 
 
 def finetune(setting: Setting) -> Outcome:

@@ -301,7 +301,8 @@ def get_config() -> ConfigDict:
   # the pre-training itself predicts as next_item, no labels), or the untrained
   # 'majority' (popularity for next_item) and 'oracle' (synthetic).
   config.protocol = 'probe'
-  # A fine-tuning starts from the head of a linear probe, fitted with these.
+  # A fine-tuning starts from the head of a linear probe, fitted with these, and
+  # with what else is said of the fine-tuning's optimizer and select_by.
   config.head = ConfigDict()
   # 0 starts from a head of zeros.
   config.head.total_steps = 1_000
@@ -323,7 +324,7 @@ def get_config() -> ConfigDict:
   # everywhere.
   config.validation_fraction = 0.0
   # Most (user, position) examples of a frozen probe of next_item and
-  # next_category; 0 is all.
+  # next_category, and for the head of a fine-tuning; 0 is all.
   config.max_probe_examples = 20_000
   # Numbers of events the test inputs are cut to, the newest, to measure users
   # of whom little is known, such as (1, 2, 3, 5, 10, 20); () is none.

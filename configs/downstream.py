@@ -10,7 +10,7 @@ Command:  launch/run.sh --config=configs/downstream.py:ml1m,next_category
           --config.init_from=runs/ml1m --config.label_fraction=0.1
           --workdir=runs/ml1m-next_category
 Hardware: 1 CPU core; about a minute, most of it the embedding.
-Expect:   accuracy@1 .487 ± .009 over three seeds.
+Expect:   accuracy@1 .488 ± .009 over three seeds.
 """
 
 from ml_collections import ConfigDict

@@ -310,9 +310,20 @@ def test_the_steps_of_a_fine_tuning_are_not_those_of_its_head(
   config.update(log_every_steps=3, health_every_steps=3)
   config.update(keep_steps=(6,), checkpoint_every_steps=3)
   downstream.run(config, str(tmp_path), dataset)
-  config.head.warmup_steps = 4
-  with pytest.raises(InputError, match=r'lower --config\.head\.warmup_steps'):
-    downstream.run(config, str(tmp_path / 'head'), dataset)
+  # What is wrong is said before anything is trained, by its own name.
+  for fields, words in (
+    ({'head.warmup_steps': 4}, r'change --config\.head\.warmup_steps'),
+    ({'head.total_steps': -1}, r'head\.total_steps=-1'),
+    ({'head.eval_every_steps': 0}, r'head\.eval_every_steps=0'),
+    ({'optimizer.warmup_steps': 6}, r'lower --config\.optimizer\.warmup_steps'),
+    ({'keep_steps': (7,)}, r'keep_steps=\(7,\)'),
+  ):
+    wrong = config.copy_and_resolve_references()
+    wrong.update_from_flattened_dict(fields)
+    (tmp_path / 'other').mkdir(exist_ok=True)
+    with pytest.raises(InputError, match=words):
+      downstream.run(wrong, str(tmp_path / 'other'), dataset)
+    assert not (tmp_path / 'other' / 'head').exists()
 
 
 def test_direct_needs_item_scores(dataset, pretrained, tmp_path):

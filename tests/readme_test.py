@@ -266,7 +266,12 @@ def test_the_rows_of_results_are_rows_of_a_study():
     'the better of plain and tuned',
   }
   for heading in _DRAW['SECTIONS'].values():
-    for row in _DRAW['table_of'](_README, heading).splitlines():
+    table = _DRAW['table_of'](_README, heading)
+    # A row for each encoder, and no cell that the picture cannot read.
+    lines = _DRAW['lines_of'](table)
+    cells = {(x['task'], x['objective'], x['label_fraction']) for x in lines}
+    assert len(cells) == 3 * 8 * 3
+    for row in table.splitlines():
       name = row.strip('| ').partition(' | ')[0]
       if not re.match(r'---|\w+: ', name):
         for of_row in name.removeprefix('gain of ').split(' over '):

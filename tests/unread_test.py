@@ -118,6 +118,15 @@ def test_what_is_read_or_changes_no_result_may_be_given():
     feed='device',
   )
   _check(downstream.get_config('ml1m,next_item'), max_probe_examples=5)
+  # By its head, where it has one.
+  tuned = {'max_probe_examples': 5, 'head.batch_size': 5}
+  _check(downstream.get_config('ml1m,next_item,finetune'), **tuned)
+  with pytest.raises(InputError, match=r'head\.total_steps above 0') as error:
+    _check(
+      downstream.get_config('ml1m,next_item,finetune'),
+      **tuned | {'head.total_steps': 0},
+    )
+  assert 'max_probe_examples=5 (read by' in str(error.value)
 
 
 @pytest.mark.parametrize(
