@@ -258,9 +258,8 @@ def _evaluation_seconds(config, cell, lines, directory) -> float | None:
   if line is None:
     return None
   what = f'{cell.name} in {os.path.join(directory, "results.jsonl")}'
-  # An older version did not say.
-  if 'settings' in line:
-    workdir.check_same(line['settings'], _settings(config, cell), what)
+  made = result_lines.settings_of(line)
+  workdir.check_same(made, _settings(config, cell), what)
   before = (line.get('pretraining') or {}).get('settings')
   if before and cell.source:
     # The pre-training itself need not be there any more.

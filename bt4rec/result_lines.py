@@ -98,6 +98,18 @@ def headline(line: dict, numbers: dict | None = None) -> float:
   return numbers[HEADLINES[line['task']]]
 
 
+def settings_of(line: dict) -> dict[str, Any]:
+  """What an evaluation was made with; empty where its version did not say.
+
+  A field that a version did not know had what is its default now, but for
+  those named here.
+  """
+  settings = line.get('settings') or {}
+  if settings and line['protocol'] == 'finetune':
+    return {'head.total_steps': 0, **settings}
+  return settings
+
+
 def usual_fraction(lines: list[dict]) -> float:
   """The label fraction with the most lines, of several the one near 10 %."""
   counts = Counter(line['label_fraction'] for line in lines)
@@ -324,7 +336,7 @@ def _check_alike(row: Row, lines: list[dict]) -> None:
   first: dict[str, tuple[dict, dict]] = {}
   for line in lines:
     encoder = (line.get('pretraining') or {}).get('settings')
-    made = {'the pre-training': encoder, line['task']: line.get('settings')}
+    made = {'the pre-training': encoder, line['task']: settings_of(line)}
     for kind, settings in made.items():
       if not settings:
         continue

@@ -265,6 +265,21 @@ class TestRefusals:
       del lines[1][key]
       report.make_report([write(tmp_path, lines)])
 
+  def test_to_mix_fine_tunings_from_zeros_and_from_a_probe(self, tmp_path):
+    # Before there was a field for it they started from zeros.
+    before, now = {'batch_size': 8}, {'batch_size': 8, 'head.total_steps': 9}
+    for protocol in ('finetune', 'probe'):
+      lines = [
+        line('a', 0.1, seed=seed, protocol=protocol, settings=settings)
+        for seed, settings in enumerate((before, now))
+      ]
+      directory = write(tmp_path / protocol, lines)
+      if protocol == 'probe':
+        report.make_report([directory])
+        continue
+      with pytest.raises(InputError, match=r'head\.total_steps=0 with seed 0'):
+        report.make_report([directory])
+
   def test_to_mix_scopes_of_encoders(self, tmp_path):
     lines = [
       line(row, 0.1, pretraining={'pretrain_scope': scope})

@@ -330,6 +330,14 @@ class TestRun:
     study.run(config, str(tmp_path), None)
     cell = tmp_path / 'cells' / 'next_category-finetune-other-1.0-3'
     assert workdir.read_config(str(cell)).encoder.dim == 24
+    # One of a version without heads of probes is not taken for one with.
+    path = tmp_path / 'results.jsonl'
+    lines = workdir.read_lines(str(path))
+    for line in lines:
+      line['settings'].pop('head.total_steps', None)
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    with pytest.raises(errors.InputError, match=r'head\.total_steps was 0, is'):
+      study.run(config, str(tmp_path), None)
 
   def test_a_line_cut_by_a_kill_is_run_again(self, fake_jobs, tmp_path):
     ran, _ = fake_jobs
