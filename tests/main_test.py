@@ -66,8 +66,8 @@ def _sentence(done):
     ('barlow_twins.lamdb', "'lambd'"),
     # Another word for it, a field of a group, of several groups.
     ('num_steps', "'keep_steps' or 'total_steps'"),
-    ('learning_rate', "'optimizer.learning_rate'"),
-    ('encoder.learning_rate', "'optimizer.learning_rate'"),
+    ('learning_rate', "'head.learning_rate' or 'optimizer.learning_rate'"),
+    ('encoder.weight_decay', "'optimizer.weight_decay'"),
     (
       'projector',
       "'barlow_twins.projector' or 'info_nce.projector' or 'vicreg.projector'",
