@@ -67,6 +67,10 @@ def _sentence(done):
     # Another word for it, a field of a group, of several groups.
     ('num_steps', "'keep_steps' or 'total_steps'"),
     ('learning_rate', "'head.learning_rate' or 'optimizer.learning_rate'"),
+    (
+      'encoder.learning_rate',
+      "'head.learning_rate' or 'optimizer.learning_rate'",
+    ),
     ('encoder.weight_decay', "'optimizer.weight_decay'"),
     (
       'projector',
