@@ -1,7 +1,9 @@
 """Tests of bt4rec.downstream: the protocols, and what they refuse."""
 
 import dataclasses
+import itertools
 import json
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -324,6 +326,37 @@ def test_the_steps_of_a_fine_tuning_are_not_those_of_its_head(
     with pytest.raises(InputError, match=words):
       downstream.run(wrong, str(tmp_path / 'other'), dataset)
     assert not (tmp_path / 'other' / 'head').exists()
+
+
+@pytest.mark.parametrize('where, evaluation', [('head', 3), ('encoder', 5)])
+def test_a_fine_tuning_killed_in_either_training_ends_alike(
+  where, evaluation, dataset, pretrained, tmp_path, monkeypatch
+):
+  config = small_config(
+    'next_category', protocol='finetune', init_from=pretrained['shared']
+  )
+  for name in ('whole', 'parts'):
+    (tmp_path / name).mkdir()
+  whole = downstream.run(config, str(tmp_path / 'whole'), dataset)
+  count = itertools.count(1)
+
+  def killed(*args):
+    if next(count) == evaluation:
+      raise _Stopped
+    return evaluate.evaluate(*args)
+
+  # Three evaluations of the head, then those of both.
+  with monkeypatch.context() as patched:
+    patched.setattr(
+      supervised, 'evaluate', types.SimpleNamespace(evaluate=killed)
+    )
+    with pytest.raises(_Stopped):
+      downstream.run(config, str(tmp_path / 'parts'), dataset)
+  begun = (tmp_path / 'parts' / 'checkpoints').exists()
+  assert begun == (where == 'encoder')
+  parts = downstream.run(config, str(tmp_path / 'parts'), dataset)
+  assert parts['metrics'] == whole['metrics']
+  np.testing.assert_array_equal(parts['outcomes'], whole['outcomes'])
 
 
 def test_direct_needs_item_scores(dataset, pretrained, tmp_path):
