@@ -61,7 +61,11 @@ def run(
         _FAILED,
       )
     except KeyboardInterrupt:
-      _fail('interrupted; the same command continues.', 130)
+      _say('interrupted; the same command continues.')
+      # Not by the interpreter's own end, which crashes where JAX compiles.
+      sys.stdout.flush()
+      sys.stderr.flush()
+      os._exit(130)
 
   show_progress()
   app.run(guarded, flags_parser=functools.partial(_parse, explain=explain))
@@ -90,9 +94,13 @@ def define_config(config: ConfigDict, text: str) -> None:
   config_flags.DEFINE_config_dict('config', config, text, lock_config=True)
 
 
-def _fail(sentence: str, status: int) -> None:
+def _say(sentence: str) -> None:
   logging.flush()
   print(f'bt4rec: {sentence}', file=sys.stderr)
+
+
+def _fail(sentence: str, status: int) -> None:
+  _say(sentence)
   # JAX takes seconds to import; a mistake in the flags comes before.
   if 'bt4rec.processes' in sys.modules:
     sys.modules['bt4rec.processes'].leave_if_joined(status)

@@ -226,6 +226,27 @@ class TestStatus:
     assert process.returncode == status, errors
     assert words in errors and 'Traceback' not in errors
 
+  def test_of_a_job_that_is_interrupted_while_it_compiles(self):
+    # The end of the interpreter crashes then; here it always does.
+    job = (
+      'import atexit, os, signal\n'
+      'from bt4rec import command\n'
+      'def main(argv):\n'
+      '  atexit.register(os.abort)\n'
+      '  signal.raise_signal(signal.SIGINT)\n'
+      'command.run(main)\n'
+    )
+    done = subprocess.run(
+      [sys.executable, '-c', job],
+      cwd=_ROOT,
+      env=_environment(),
+      capture_output=True,
+      text=True,
+      timeout=100,
+    )
+    assert done.returncode == 130, done.stderr
+    assert 'interrupted; the same command continues.' in done.stderr
+
   def test_of_a_failed_training(self, tmp_path):
     done = _run(
       '--config=configs/pretrain.py:synthetic',
