@@ -168,14 +168,11 @@ def _gains(rows: dict[Row, dict[float, list[dict]]]) -> list[list[str]]:
   """Rows with the relative gain of Barlow Twins over each dual encoder."""
   gains = []
   fractions = _fractions(rows)
+  owners = [row for row in rows if row.objective.startswith(_OWN)]
+  are_several = len({(row.objective, row.setting) for row in owners}) > 1
   for protocol in ('probe', 'finetune'):
-    owners = [
-      row
-      for row in rows
-      if row.objective.startswith(_OWN) and row.protocol == protocol
-    ]
-    for own in owners:
-      of_whom = f' of {own.name}' if len(owners) > 1 else ''
+    for own in (row for row in owners if row.protocol == protocol):
+      of_whom = f' of {own.name}' if are_several else ''
       for name, objectives in _REFERENCES.items():
         found = [_match(own, objective, rows) for objective in objectives]
         references = [row for row in found if row is not None]

@@ -116,6 +116,23 @@ class TestTables:
     assert '| majority, probe | 1 | 0.040 | 0.100 |' in table
     assert 'random' not in table.split('\n\n')[0]
 
+  def test_a_gain_says_whose_it_is_where_one_of_several_is_fine_tuned(
+    self, tmp_path
+  ):
+    directory = write(
+      tmp_path,
+      [
+        line('barlow_twins', 0.3),
+        line('barlow_twins_contexts', 0.3),
+        line('barlow_twins_contexts', 0.4, protocol='finetune'),
+        line('dual_encoder_tuned', 0.2, protocol='finetune'),
+      ],
+    )
+    assert (
+      '| gain of barlow_twins_contexts, finetune over dual_encoder_tuned, '
+      'finetune |  | +100.0% |'
+    ) in report.make_report([directory])
+
   def test_pre_trainings_that_differ_are_rows_of_their_own(self, tmp_path):
     directories = [
       write(
