@@ -404,8 +404,10 @@ def _numbers(rows) -> dict[Row, int]:
   for row in rows:
     if row not in taken:
       own: tuple[int, ...] = ()
-      if row.objective in _KNOWN:
-        own = (_KNOWN.index(row.objective) + len(colors),)
+      # From scratch is fine-tuned from a random start.
+      encoder = 'random' if row.objective == 'scratch' else row.objective
+      if encoder in _KNOWN:
+        own = (_KNOWN.index(encoder) + len(colors),)
       wanted = itertools.chain(colors, own, itertools.count(len(colors)))
       taken[row] = next(n for n in wanted if n not in taken.values())
   return taken

@@ -20,6 +20,7 @@ from bt4rec import (
   result_lines,
 )
 from bt4rec.errors import InputError
+from configs import study
 from tests import report_results
 from tests.report_results import line, write, write_outcomes
 
@@ -455,6 +456,30 @@ class TestPlots:
       figure = report_plots.cold_start(drawn)
       colors = [one.get_color() for one in figure.axes[0].get_lines()]
       assert len(set(colors)) == len(colors) == len(drawn)
+
+  def test_what_is_trained_further_has_the_colour_of_its_encoder(self, lines):
+    # All of a study, more than there are colours.
+    config = study.get_config().study
+    rows = [
+      *((name, 'probe') for name in config.rows if name != 'scratch'),
+      *((name, 'finetune') for name in config.finetune),
+      ('scratch', 'scratch'),
+    ]
+    drawn = [
+      {**lines[0], 'objective': name, 'protocol': protocol}
+      for name, protocol in rows
+    ]
+    figure = report_plots.cold_start(drawn)
+    looks = {
+      one.get_label(): (one.get_color(), one.get_linestyle())
+      for one in figure.axes[0].get_lines()
+    }
+    assert len(set(looks.values())) == len(drawn)
+    pairs = [
+      (f'{name}, finetune', f'{name}, probe') for name in config.finetune
+    ]
+    for one, of in [*pairs, ('scratch', 'random, probe')]:
+      assert looks[one][0] == looks[of][0] and looks[one][1] == '--', one
 
   def test_bars_of_one_colour_differ_by_hatch(self, lines):
     other = [{**li, 'objective': li['objective'] + '_2'} for li in lines]
