@@ -6,9 +6,8 @@ accelerator): every label fraction, and the axes. Resumable; each finished cell
 is a line of results.jsonl. --config.study.processes=N runs N at a time.
 
 Command:  launch/run.sh --config=configs/study.py:ml1m
-          --workdir=runs/study-ml1m --config.study.finetune="()"
-          --config.packing.enabled=False
-Hardware: CPU; about 90 core-minutes without the row `scratch`.
+          --workdir=runs/study-ml1m --config.packing.enabled=False
+Hardware: CPU; 3.2 core-hours, half of them fine-tunings and `scratch`.
 Expect:   the tables of README.md.
 """
 
