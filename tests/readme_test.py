@@ -239,6 +239,13 @@ def _code(cell: str) -> str:
   return re.search(r'`([^`]+)`', cell)[1]
 
 
+def test_no_heading_comes_twice():
+  prose = re.sub(r'```.*?```', '', _README, flags=re.DOTALL)
+  headings = re.findall(r'^#+ .*', prose, flags=re.MULTILINE)
+  assert len(headings) > 20
+  assert [x for x in headings if headings.count(x) > 1] == []
+
+
 def test_the_table_of_objectives_is_complete():
   rows = [_code(row[0]) for row in _table('| `--config.objective=` |')]
   assert sorted(rows) == sorted(OBJECTIVES), (
