@@ -121,6 +121,9 @@ def test_what_a_search_found_is_of_its_dataset_and_row_alone():
     pretrain.get_config('yelp,dual_encoder_contexts'),
     study.get_config('yelp').study.pretrainings.dual_encoder_contexts,
     tune.get_config('yelp,dual_encoder_contexts').tune.base,
+    ablation.get_config('yelp,leads').study.pretrainings[
+      'dual_encoder-contexts_16'
+    ],
   ):
     assert config.optimizer.item_table_rate == 15.0
 
