@@ -11,9 +11,9 @@ Probes with 10 % of the labels, on all of validation. Resumable;
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, of
-          which `options` has 25, `leads` 31 and `encoders` 7 (the two of four
-          times the steps take 15 and 32); the 32 of `grid` take half the
-          steps and 3.6 minutes each, 1.9 hours a seed.
+          which `options` has 25, `leads` 34 and `encoders` 7 (those of four
+          times the steps take 8 to 32); the 32 of `grid` take half the steps
+          and 3.6 minutes each, 1.9 hours a seed.
 Expect:   a table on validation, a row for each variant.
 """
 
@@ -146,6 +146,8 @@ def _leads(dataset: str) -> dict[str, dict]:
     optimizer={'item_table_rate': 10.0},
   )
   longer = {'total_steps': 4_800}
+  # As many users seen in all, four times the updates.
+  batch_32 = {**fourier_contexts, **longer, 'batch_size': 32}
   # Weighted near the ratio of the two losses.
   hybrid = {'objective': '0.01*barlow_twins+dual_encoder'}
   return {
@@ -189,6 +191,18 @@ def _leads(dataset: str) -> dict[str, dict]:
     ),
     'fourier-contexts_16': fourier_contexts,
     'fourier-contexts_16-long': {**fourier_contexts, **longer},
+    'fourier-contexts_16-batch_32': batch_32,
+    'fourier-contexts_16-batch_32-momentum_half': {
+      **batch_32,
+      'barlow_twins': {
+        **batch_32['barlow_twins'],
+        'correlation_momentum': 0.5,
+      },
+    },
+    'fourier-contexts_16-batch_32-rate_third': {
+      **batch_32,
+      'optimizer': {**batch_32['optimizer'], 'learning_rate': 1e-3},
+    },
     'linear-contexts_16': lead(
       predicted={'projector': (256,), 'contexts': 16},
       encoder=causal,
