@@ -2,8 +2,9 @@
 
 Pre-trains every row with every seed, and evaluates each on the three tasks at
 each label fraction. SIZE is `small` (default, for a laptop) or `full` (for an
-accelerator): every label fraction, and the axes. Resumable; each finished cell
-is a line of results.jsonl. --config.study.processes=N runs N at a time.
+accelerator): every label fraction, and the axes; or `batches`: that axis alone,
+at three of its places. Resumable; each finished cell is a line of
+results.jsonl. --config.study.processes=N runs N at a time.
 
 Command:  launch/run.sh --config=configs/study.py:ml1m
           --workdir=runs/study-ml1m --config.packing.enabled=False
@@ -86,7 +87,21 @@ def _full(config: ConfigDict) -> None:
   }
 
 
-SIZES = {'small': _small, 'full': _full}
+def _batches(config: ConfigDict) -> None:
+  """What small batches cost the strongest of either kind."""
+  config.study.rows = ()
+  config.study.finetune = ()
+  config.study.label_fractions = (0.1,)
+  config.study.axes = {
+    'batch_size': {
+      **_batch_sizes(),
+      'rows': ('barlow_twins_contexts', 'dual_encoder_contexts'),
+      'places': ('32', '128', '1024'),
+    }
+  }
+
+
+SIZES = {'small': _small, 'full': _full, 'batches': _batches}
 
 
 def _axis(stage: str, rows: tuple[str, ...], settings: dict) -> dict:

@@ -121,6 +121,14 @@ _SIZES = {
   'downstream': _TRAINING,
   'quickstart': {**_STUDY, 'study.rows': ('majority', 'barlow_twins')},
   'study': {**_STUDY, 'study.rows': ('random', 'barlow_twins')},
+  'study,batches': {
+    **_STUDY,
+    # Half of them with its batch of 32.
+    'total_steps': 4,
+    'study.axes.batch_size.rows': ('barlow_twins',),
+    'study.axes.batch_size.places': ('32',),
+    'study.axes.batch_size.label_fractions': (1.0,),
+  },
   # Each trial has a projector of its own.
   'tune': {**_CELLS, 'tune.num_trials': 1},
   # Each variant has a projector and steps of its own, 600.
