@@ -11,7 +11,7 @@ Probes with 10 % of the labels, on all of validation. Resumable;
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, of
-          which `options` has 25, `leads` 36 and `encoders` 7 (those of four
+          which `options` has 25, `leads` 37 and `encoders` 7 (those of four
           times the steps take 8 to 32); the 32 of `grid` take half the steps
           and 3.6 minutes each, 1.9 hours a seed.
 Expect:   a table on validation, a row for each variant.
@@ -147,6 +147,10 @@ def _leads(dataset: str) -> dict[str, dict]:
   )
   longer = {'total_steps': 4_800}
   batch_32 = {**fourier_contexts, 'batch_size': 32}
+  momentum_half = {
+    **fourier_contexts['barlow_twins'],
+    'correlation_momentum': 0.5,
+  }
   # Weighted near the ratio of the two losses.
   hybrid = {'objective': '0.01*barlow_twins+dual_encoder'}
   return {
@@ -190,13 +194,14 @@ def _leads(dataset: str) -> dict[str, dict]:
     ),
     'fourier-contexts_16': fourier_contexts,
     'fourier-contexts_16-long': {**fourier_contexts, **longer},
+    'fourier-contexts_16-momentum_half': {
+      **fourier_contexts,
+      'barlow_twins': momentum_half,
+    },
     'fourier-contexts_16-batch_32': batch_32,
     'fourier-contexts_16-batch_32-momentum_half': {
       **batch_32,
-      'barlow_twins': {
-        **batch_32['barlow_twins'],
-        'correlation_momentum': 0.5,
-      },
+      'barlow_twins': momentum_half,
     },
     'fourier-contexts_16-batch_32-lambda_quarter': {
       **batch_32,
