@@ -11,7 +11,7 @@ Probes with 10 % of the labels, on all of validation. Resumable;
 Command:  launch/run.sh --config=configs/ablation.py:ml1m
           --workdir=runs/ablation-ml1m --config.study.seeds="(0,)"
 Hardware: CPU, one core; 4 minutes a pre-training and one for its probes, of
-          which `options` has 25, `leads` 38 and `encoders` 7 (those of four
+          which `options` has 25, `leads` 37 and `encoders` 7 (those of four
           times the steps take 8 to 32); the 32 of `grid` take half the steps
           and 3.6 minutes each, 1.9 hours a seed.
 Expect:   a table on validation, a row for each variant.
@@ -209,10 +209,6 @@ def _leads(dataset: str) -> dict[str, dict]:
     'fourier-contexts_16-batch_32-lambda_quarter': {
       **batch_32,
       'barlow_twins': {**batch_32['barlow_twins'], 'lambd': 0.0125},
-    },
-    'fourier-contexts_16-batch_32-weight_4': {
-      **batch_32,
-      'barlow_twins': {**batch_32['barlow_twins'], 'next_item_weight': 4.0},
     },
     'fourier-contexts_16-batch_32-rate_third': {**batch_32, **rate_third},
     'fourier-contexts_16-batch_32-rate_third-momentum_half': {
